@@ -1,0 +1,3 @@
+//! Watch, index, translate, publish; certificate authority.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Pure choice of an endpoint for a service.

@@ -1,0 +1,1 @@
+//! Map lookup, update, delete and link update by bpf(2), without aya.

@@ -1,0 +1,1 @@
+//! Delta xDS client: stream to store to immutable snapshot.

@@ -1,0 +1,1 @@
+//! Plain-old-data shared by kernel and user space: map keys, values, names, ABI version.

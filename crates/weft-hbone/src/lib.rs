@@ -1,0 +1,1 @@
+//! CONNECT tunnels over HTTP/2, generic over an I/O stream.

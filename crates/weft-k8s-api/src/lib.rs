@@ -1,0 +1,1 @@
+//! Kubernetes and Istio resource types, strictly parsed.

@@ -1,0 +1,1 @@
+//! The protocol between weft-node, weft-agent and weft-proxy.

@@ -1,0 +1,1 @@
+//! Pure decisions: authorize a connection against policies.

@@ -1,0 +1,1 @@
+//! Control protocol: generated messages and services, and their conversion to weft-types.

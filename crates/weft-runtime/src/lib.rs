@@ -1,0 +1,1 @@
+//! Drain, shutdown, spawn helper, backoff, clock, socket options.

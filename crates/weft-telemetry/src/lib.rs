@@ -1,0 +1,1 @@
+//! Connection records, metric names, log set-up.

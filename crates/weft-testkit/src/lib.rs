@@ -1,0 +1,1 @@
+//! Lab of network namespaces, peers and fakes for tests and xtask.

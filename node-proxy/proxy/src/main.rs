@@ -1,0 +1,3 @@
+//! Unprivileged L4 proxy: keys, bytes, policy, tunnels.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Automation: setup, check, ebpf, lab, demo, test, bench.
+
+fn main() {}
