@@ -18,8 +18,13 @@ pub use address::{ClientAddr, OrigDst};
 pub use enrollment::{DataplaneMode, Enrollment};
 pub use identity::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use name::{NodeName, PodUid, PolicyName, ResourceName, ServiceName, WorkloadUid};
-pub use policy::{Action, AuthorizationPolicy, Clause, Match, Rule, Scope, StringMatch};
-pub use service::{LoadBalancing, RoutingScope, Service, ServicePort, WeightedWaypoint};
+pub use policy::{
+    Action, AppliedPolicies, AuthorizationPolicy, Clause, Match, Rule, Scope, ServiceAccountMatch,
+    StringMatch,
+};
+pub use service::{
+    AddressRange, LoadBalancing, RoutingScope, Service, ServicePort, WeightedWaypoint,
+};
 pub use settings::{MeshSettings, OutboundMode};
 pub use workload::{
     ApplicationTunnel, GatewayAddress, GatewayDestination, Health, Locality, NetworkAddress,

@@ -6,9 +6,22 @@
 //! field  = any of its values; a `not_` field: none of its values
 //! ```
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 
 use crate::name::PolicyName;
+
+/// The policies that apply to one workload, with those of them that cannot be judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppliedPolicies {
+    /// Those that can be judged, in no particular order.
+    pub policies: Vec<Arc<AuthorizationPolicy>>,
+    /// Named by the workload, but not arrived yet: the connection is held, then refused.
+    pub missing: Vec<PolicyName>,
+    /// Arrived in a form that this program does not understand: the connection is refused.
+    pub broken: Vec<PolicyName>,
+}
 
 /// A policy.
 #[derive(Clone, Debug, PartialEq, Eq)]

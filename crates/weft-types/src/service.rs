@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::identity::SpiffeId;
 use crate::name::ServiceName;
 use crate::workload::{GatewayAddress, NetworkAddress};
@@ -15,6 +17,8 @@ pub struct Service {
     pub short_name: Arc<str>,
     /// Virtual addresses; empty for a headless service.
     pub addresses: Vec<NetworkAddress>,
+    /// Virtual addresses given as whole ranges (`NetworkAddress.length` shorter than the address).
+    pub address_ranges: Vec<AddressRange>,
     /// Ports that clients dial.
     pub ports: Vec<ServicePort>,
     /// Identities that endpoints may present besides their own.
@@ -27,6 +31,15 @@ pub struct Service {
     pub load_balancing: LoadBalancing,
     /// A policy targets this service and direct traffic is not allowed: only its waypoint may deliver.
     pub requires_waypoint: bool,
+}
+
+/// A range of addresses within a named network.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AddressRange {
+    /// Network; empty is the local one.
+    pub network: Arc<str>,
+    /// The range, host bits zero.
+    pub range: IpNet,
 }
 
 /// One port of a service.
