@@ -1,0 +1,112 @@
+//! What the verbs share: the workspace's root, running programs, progress lines.
+//!
+//! In: program names and arguments. Out: their exit status as an error that names the command.
+//! Not here: anything that one verb alone needs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+/// The workspace's root folder, the one that holds `Cargo.toml` and `Cargo.lock`.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask is a folder of the workspace")
+        .to_owned()
+}
+
+/// The cargo that started this program, or the one on the path.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Prints a line of progress on standard error.
+pub(crate) fn progress(text: &str) {
+    eprintln!("==> {text}");
+}
+
+/// Runs a command to its end; its output goes where ours goes.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot start {}", words(command)))?;
+    if !status.success() {
+        bail!("{} ended with {status}", words(command));
+    }
+    Ok(())
+}
+
+/// Runs a command under a line that says what it does and, at its end, how long it took.
+pub(crate) fn step(what: &str, command: &mut Command) -> Result<()> {
+    progress(what);
+    let started = Instant::now();
+    run(command)?;
+    progress(&format!("{what}: done in {} s", started.elapsed().as_secs()));
+    Ok(())
+}
+
+/// Runs a command to its end and returns what it wrote on standard output.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start {}", words(command)))?;
+    if !output.status.success() {
+        bail!("{} ended with {}", words(command), output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("{} wrote no text", words(command)))
+}
+
+/// Builds the programs of the mesh and the test peer, dev profile, and returns their folder.
+pub(crate) fn build_programs() -> Result<PathBuf> {
+    progress("building weft-node, weft-agent, weft-proxy, weft-controller and the test peer");
+    run(cargo().args([
+        "build",
+        "--quiet",
+        "-p",
+        "weft-node",
+        "-p",
+        "weft-agent",
+        "-p",
+        "weft-proxy",
+        "-p",
+        "weft-controller",
+        "-p",
+        "weft-testkit",
+        "--bins",
+    ]))?;
+    let this = std::env::current_exe().context("cannot find this program's own path")?;
+    Ok(this
+        .parent()
+        .expect("an executable has a folder")
+        .to_owned())
+}
+
+/// Whether this process is root, as everything with namespaces or eBPF needs.
+pub(crate) fn require_root(verb: &str) -> Result<()> {
+    if rustix_is_root() {
+        return Ok(());
+    }
+    bail!("`cargo xtask {verb}` makes network namespaces and loads eBPF: run it as root")
+}
+
+fn rustix_is_root() -> bool {
+    // The owner of our own /proc entry is our effective uid.
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self").is_ok_and(|entry| entry.uid() == 0)
+}
+
+fn words(command: &Command) -> String {
+    let mut text = command.get_program().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        text.push(' ');
+        text.push_str(&argument.to_string_lossy());
+    }
+    text
+}
