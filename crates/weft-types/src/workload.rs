@@ -53,7 +53,8 @@ pub struct Workload {
     /// Gateway to its network, when that is not ours.
     pub network_gateway: Option<GatewayAddress>,
     /// Services that it backs, with the ports that it backs them on.
-    pub services: BTreeMap<ServiceName, Vec<PortMapping>>,
+    /// Shared: replicas back the same services, and a map for each would be half of a proxy's memory at 100 000 workloads.
+    pub services: Arc<BTreeMap<ServiceName, Vec<PortMapping>>>,
     /// Where it runs.
     pub locality: Locality,
     /// Whether its addresses are its own.
