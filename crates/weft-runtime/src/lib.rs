@@ -1,1 +1,24 @@
-//! Drain, shutdown, spawn helper, backoff, clock, socket options.
+//! What every program of the mesh does the same way: start tasks, drain, back off, tell the time, answer admins.
+//!
+//! In: signals, sockets to listen on, closures that answer. Out: spans, exit codes, HTTP answers.
+//! Deliberately not here: logging set-up and metrics (`weft-telemetry`), anything that knows what a pod is.
+
+mod admin;
+mod backoff;
+mod clock;
+mod exit;
+mod fixed;
+mod listen;
+mod shutdown;
+mod signal;
+mod task;
+
+pub use admin::{AdminError, Request, Response, get, request, serve_tcp, serve_unix};
+pub use backoff::Backoff;
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use exit::{EXIT_CONFIG, exit_config};
+pub use fixed::serve_fixed;
+pub use listen::{ADMIN_FD_ENV, bind_unix, tcp_listener, unix_listener};
+pub use shutdown::{Finished, Shutdown};
+pub use signal::{Signal, Signals};
+pub use task::{spawn, spawn_local, spawn_thread};
