@@ -1,1 +1,5 @@
-//! Lab of network namespaces, peers and fakes for tests and xtask.
+//! Lab of network namespaces, peers, the leak oracle and fakes for tests and xtask.
+
+pub mod netns;
+
+pub mod lab;
