@@ -1,0 +1,111 @@
+//! TCP to tunnel: reads as much as the flow has shown to carry, and sends it under the peer's windows.
+//!
+//! In: readable bytes of the application. Out: DATA, then end of stream.
+//! Deliberately not here: the other direction.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::TcpStream;
+
+use super::{Counters, Outcome};
+use crate::Tunnel;
+
+/// First buffer of a connection: one page less the allocator's bookkeeping holds most requests.
+const BUFFER_MIN: usize = 4 << 10;
+/// Largest buffer: with its 9-byte frame header exactly four full TLS records of 16 KiB, so that a bulk flow has no
+/// short records.
+const BUFFER_MAX: usize = (64 << 10) - 9;
+
+/// ```text
+/// Reading --bytes--> Sending --all sent--> Reading --FIN--> Done
+/// ```
+pub(super) struct Uplink {
+    buffer: BytesMut,
+    /// What the next buffer should hold; doubles with every read that fills it, halves with every read below a quarter.
+    size: usize,
+    /// Read but not yet admitted by the peer's window.
+    unsent: Bytes,
+    done: bool,
+}
+
+impl Uplink {
+    pub(super) fn new() -> Self {
+        Self {
+            buffer: BytesMut::new(),
+            size: BUFFER_MIN,
+            unsent: Bytes::new(),
+            done: false,
+        }
+    }
+
+    /// Ready with `Ok` once the end of stream has been sent.
+    pub(super) fn poll(
+        &mut self,
+        tcp: &TcpStream,
+        tunnel: &mut Tunnel,
+        counters: &Counters,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Outcome>> {
+        while !self.done {
+            while !self.unsent.is_empty() {
+                let granted = ready!(tunnel.poll_capacity(cx, self.unsent.len()));
+                let granted = granted
+                    .map_err(Outcome::TunnelFailed)?
+                    .min(self.unsent.len());
+                tunnel
+                    .send(self.unsent.split_to(granted))
+                    .map_err(Outcome::TunnelFailed)?;
+            }
+            let count =
+                ready!(self.poll_read(tcp, cx)).map_err(|e| Outcome::FirstFailed(e.kind()))?;
+            counters.add_forward(count);
+            if count == 0 {
+                tunnel.finish().map_err(Outcome::TunnelFailed)?;
+                self.buffer = BytesMut::new();
+                self.done = true;
+            }
+            self.adapt(count, tunnel);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            if tcp.poll_read_ready(cx)?.is_pending() {
+                self.shrink();
+                return Poll::Pending;
+            }
+            // Half of the size is enough to read on: asking for all of it would allocate at every read.
+            if self.buffer.capacity() < self.size / 2 {
+                self.buffer.reserve(self.size);
+            }
+            match tcp.try_read_buf(&mut self.buffer) {
+                Ok(count) => {
+                    self.unsent = self.buffer.split().freeze();
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// A flow that fills its buffers gets larger ones, and counts as bulk once it fills the largest.
+    fn adapt(&mut self, count: usize, tunnel: &mut Tunnel) {
+        if count >= self.size / 2 {
+            self.size = (self.size * 2).min(BUFFER_MAX);
+        } else if count < self.size / 8 {
+            self.size = (self.size / 2).max(BUFFER_MIN);
+        }
+        tunnel.set_bulk(self.size == BUFFER_MAX);
+    }
+
+    /// An idle connection keeps no more than the smallest buffer.
+    fn shrink(&mut self) {
+        if self.buffer.capacity() > BUFFER_MIN {
+            self.buffer = BytesMut::new();
+        }
+    }
+}
