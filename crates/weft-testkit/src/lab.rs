@@ -6,4 +6,8 @@
 
 pub mod file;
 pub mod plan;
+
+pub mod place;
+pub mod program;
+pub mod source;
 pub mod topology;
