@@ -5,3 +5,4 @@ pub mod wait;
 
 pub mod admin;
 pub mod lab;
+pub mod leak;
