@@ -5,4 +5,7 @@ pub mod wait;
 
 pub mod admin;
 pub mod lab;
+
 pub mod leak;
+pub mod load;
+pub mod peer;

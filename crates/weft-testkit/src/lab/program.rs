@@ -257,7 +257,14 @@ mod tests {
         };
         let running = start.start().unwrap();
         assert!(running.alive());
-        assert_eq!(of_lab(&lab, &[]), vec![running]);
+        // The environment of a program shows a moment after it has started.
+        crate::wait::until("the mark", crate::wait::SHORT, || {
+            let found = of_lab(&lab, &[]);
+            (found == [running])
+                .then_some(())
+                .ok_or_else(|| anyhow::anyhow!("found {found:?}"))
+        })
+        .unwrap();
         end_all(&[running]).unwrap();
         assert!(!running.alive());
         assert!(of_lab(&lab, &[]).is_empty());

@@ -53,9 +53,10 @@ impl Tap {
     pub(super) fn read(&self, buffer: &mut [u8]) -> Result<Option<usize>> {
         match recv(&self.0, buffer, RecvFlags::empty()) {
             Ok((_, length)) => Ok(Some(length.min(SNAP_LENGTH))),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
-            // An interface of the namespace went away; the socket lives on.
-            Err(rustix::io::Errno::NETDOWN) => Ok(None),
+            // NETDOWN: an interface of the namespace went away; the socket lives on.
+            Err(
+                rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::NETDOWN,
+            ) => Ok(None),
             Err(error) => Err(error).context("cannot read the packet socket"),
         }
     }

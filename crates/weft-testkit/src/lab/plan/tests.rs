@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn around<'a>(adopted: &'a BTreeMap<String, Option<Vec<IpAddr>>>) -> Surroundings<'a> {
+fn around(adopted: &BTreeMap<String, Option<Vec<IpAddr>>>) -> Surroundings<'_> {
     Surroundings {
         lab: "t",
         adopted,
