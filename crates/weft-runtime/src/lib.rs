@@ -12,6 +12,7 @@ mod listen;
 mod shutdown;
 mod signal;
 mod task;
+mod watch;
 
 pub use admin::{AdminError, Request, Response, get, request, serve_tcp, serve_unix};
 pub use backoff::Backoff;
@@ -22,3 +23,4 @@ pub use listen::{ADMIN_FD_ENV, bind_unix, tcp_listener, unix_listener};
 pub use shutdown::{Finished, Shutdown};
 pub use signal::{Signal, Signals};
 pub use task::{spawn, spawn_local, spawn_thread};
+pub use watch::async_fd;
