@@ -1,0 +1,187 @@
+//! The kinds of objects that the mesh reads, and one object of any of them.
+
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::networking::WorkloadEntry;
+use crate::security::{AuthorizationPolicy, PeerAuthentication};
+
+/// A kind of object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `v1`.
+    Namespace,
+    /// `v1`.
+    Node,
+    /// `v1`.
+    ServiceAccount,
+    /// `v1`.
+    Pod,
+    /// `v1`.
+    Service,
+    /// `discovery.k8s.io/v1`.
+    EndpointSlice,
+    /// `networking.istio.io`.
+    WorkloadEntry,
+    /// `security.istio.io`.
+    AuthorizationPolicy,
+    /// `security.istio.io`.
+    PeerAuthentication,
+    /// `v1`; only the mesh settings.
+    ConfigMap,
+    /// `gateway.networking.k8s.io`; recognised to be refused by name.
+    Gateway,
+    /// Anything else, refused.
+    Other,
+}
+
+/// The name of an object; unique.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Kind.
+    pub kind: Kind,
+    /// Namespace; empty for what has none.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+/// An object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// A namespace.
+    Namespace(Box<Namespace>),
+    /// A node.
+    Node(Box<Node>),
+    /// A service account.
+    ServiceAccount(Box<ServiceAccount>),
+    /// A pod.
+    Pod(Box<Pod>),
+    /// A service.
+    Service(Box<Service>),
+    /// Endpoints of a service.
+    EndpointSlice(Box<EndpointSlice>),
+    /// A workload that is not a pod.
+    WorkloadEntry(Box<WorkloadEntry>),
+    /// Who may connect.
+    AuthorizationPolicy(Box<AuthorizationPolicy>),
+    /// Whether plaintext is accepted.
+    PeerAuthentication(Box<PeerAuthentication>),
+    /// The mesh settings.
+    ConfigMap(Box<ConfigMap>),
+}
+
+impl Kind {
+    /// Whether its objects live in a namespace.
+    pub fn is_namespaced(self) -> bool {
+        !matches!(self, Self::Namespace | Self::Node)
+    }
+
+    /// The kind as YAML writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::WorkloadEntry => "WorkloadEntry",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::ConfigMap => "ConfigMap",
+            Self::Gateway => "Gateway",
+            Self::Other => "object",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl ObjectKey {
+    /// Builds a key.
+    pub fn new(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            kind,
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+impl Object {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Namespace(_) => Kind::Namespace,
+            Self::Node(_) => Kind::Node,
+            Self::ServiceAccount(_) => Kind::ServiceAccount,
+            Self::Pod(_) => Kind::Pod,
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::WorkloadEntry(_) => Kind::WorkloadEntry,
+            Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
+            Self::PeerAuthentication(_) => Kind::PeerAuthentication,
+            Self::ConfigMap(_) => Kind::ConfigMap,
+        }
+    }
+
+    /// Its metadata.
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::Namespace(object) => &object.metadata,
+            Self::Node(object) => &object.metadata,
+            Self::ServiceAccount(object) => &object.metadata,
+            Self::Pod(object) => &object.metadata,
+            Self::Service(object) => &object.metadata,
+            Self::EndpointSlice(object) => &object.metadata,
+            Self::WorkloadEntry(object) => &object.metadata,
+            Self::AuthorizationPolicy(object) => &object.metadata,
+            Self::PeerAuthentication(object) => &object.metadata,
+            Self::ConfigMap(object) => &object.metadata,
+        }
+    }
+
+    /// Its metadata, to fill in what is left out.
+    pub(crate) fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        match self {
+            Self::Namespace(object) => &mut object.metadata,
+            Self::Node(object) => &mut object.metadata,
+            Self::ServiceAccount(object) => &mut object.metadata,
+            Self::Pod(object) => &mut object.metadata,
+            Self::Service(object) => &mut object.metadata,
+            Self::EndpointSlice(object) => &mut object.metadata,
+            Self::WorkloadEntry(object) => &mut object.metadata,
+            Self::AuthorizationPolicy(object) => &mut object.metadata,
+            Self::PeerAuthentication(object) => &mut object.metadata,
+            Self::ConfigMap(object) => &mut object.metadata,
+        }
+    }
+
+    /// Its key; parsing has made sure that name and namespace are there.
+    pub fn key(&self) -> ObjectKey {
+        let metadata = self.metadata();
+        ObjectKey {
+            kind: self.kind(),
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+        }
+    }
+}
