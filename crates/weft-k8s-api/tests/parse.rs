@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+use std::fmt::Write as _;
+
 use weft_k8s_api::{Kind, Object, ParseError, parse};
 
 /// The first error of a text.
@@ -408,7 +410,7 @@ fn a_bomb_of_aliases_is_refused() {
     let mut text = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
     for (from, to) in ('a'..'j').zip('b'..'k') {
         let many = format!("*{from}, ").repeat(9);
-        text += &format!("{to}: &{to} [{many}]\n");
+        writeln!(text, "{to}: &{to} [{many}]").unwrap();
     }
     assert!(errors(&text)[0].message.contains("not YAML"));
 }
