@@ -40,9 +40,9 @@ impl Default for MeshSettings {
         Self {
             trust_domain: TrustDomain::new("cluster.local").expect("a legal literal"),
             outbound: OutboundMode::AllowAny,
-            drain_limit: Duration::from_secs(3600),
+            drain_limit: Duration::from_hours(1),
             require_wire_mtls: false,
-            certificate_ttl: Duration::from_secs(24 * 3600),
+            certificate_ttl: Duration::from_hours(24),
             access_log_json: false,
             access_log: true,
             cluster: "Kubernetes".to_owned(),
