@@ -110,7 +110,7 @@ impl Credentials {
         if roots.is_empty() || roots.len() > ROOTS_MAX {
             return Err(CredentialsError::Form("no root, or too many roots"));
         }
-        let leaf = san::parse_leaf(leaf_der)?;
+        let leaf = san::parse(leaf_der)?;
         let got = san::identity_of(&leaf)?;
         if got != identity {
             return Err(CredentialsError::Identity {

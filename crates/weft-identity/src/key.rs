@@ -107,3 +107,6 @@ impl rcgen::SigningKey for PrivateKey {
             .map_err(|_| rcgen::Error::RingUnspecified)
     }
 }
+
+#[cfg(test)]
+mod tests;

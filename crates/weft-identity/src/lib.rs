@@ -19,6 +19,9 @@ pub mod san;
 pub mod tls;
 pub mod verify;
 
+#[cfg(test)]
+mod testing;
+
 pub use authority::{Authority, AuthorityError, AuthorityOptions, IssueError, ServerCertificate};
 pub use ca::{CaClient, CaError, CaOptions, CertificateSource};
 pub use credentials::{Credentials, CredentialsError};

@@ -39,8 +39,8 @@ pub enum Usage {
     Server,
 }
 
-/// Parses one leaf; trailing bytes are refused.
-pub fn parse_leaf(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
+/// Parses one certificate; trailing bytes are refused.
+pub fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
     match X509Certificate::from_der(der) {
         Ok(([], leaf)) => Ok(leaf),
         Ok(_) => Err(CertificateError::Malformed("trailing bytes")),

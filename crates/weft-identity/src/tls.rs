@@ -143,7 +143,7 @@ fn authenticated<IO>(
         .peer_certificates()
         .and_then(|chain| chain.first())
         .ok_or(ChainError::Length(0))
-        .and_then(|leaf| Ok(san::identity_of(&san::parse_leaf(leaf)?)?))
+        .and_then(|leaf| Ok(san::identity_of(&san::parse(leaf)?)?))
         .map_err(TlsError::Peer)?;
     match &mut stream {
         tokio_rustls::TlsStream::Client(stream) => stream.get_mut().0.lift(),

@@ -14,7 +14,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError as TlsCertificateError, DistinguishedName, OtherError};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use thiserror::Error;
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 use weft_types::{SpiffeId, TrustDomain};
 
 use crate::credentials::CHAIN_MAX;
@@ -121,10 +121,10 @@ impl Trust {
                 now,
                 purpose,
                 None,
-                None,
+                Some(&signers_may_sign),
             )
             .map_err(ChainError::Path)?;
-        let leaf = san::parse_leaf(leaf)?;
+        let leaf = san::parse(leaf)?;
         san::check_usage(&leaf, usage)?;
         let identity = san::identity_of(&leaf)?;
         if !self.domains.contains(identity.trust_domain()) {
@@ -132,6 +132,19 @@ impl Trust {
         }
         Ok(identity)
     }
+}
+
+/// RFC 5280 section 4.2.1.3: where key usage is present, only one with keyCertSign signs certificates. webpki does not look.
+fn signers_may_sign(path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
+    for signer in path.intermediate_certificates() {
+        let der = signer.der();
+        let signer = san::parse(&der).map_err(|_| webpki::Error::BadDer)?;
+        let usage = signer.key_usage().map_err(|_| webpki::Error::BadDer)?;
+        if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+            return Err(webpki::Error::EndEntityUsedAsCa);
+        }
+    }
+    Ok(())
 }
 
 /// Server side: any identity of the trust domain may come; policy decides later.

@@ -138,7 +138,7 @@ pub(super) fn parse<'a>(
     folder: &Path,
     certificate: &'a CertificateDer<'_>,
 ) -> Result<X509Certificate<'a>, AuthorityError> {
-    san::parse_leaf(certificate).map_err(|_| AuthorityError::Content {
+    san::parse(certificate).map_err(|_| AuthorityError::Content {
         path: folder.join(CERTIFICATE),
         reason: "is not a certificate",
     })

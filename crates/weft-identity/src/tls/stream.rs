@@ -35,7 +35,7 @@ impl<IO> TlsStream<IO> {
     /// When the peer's certificate ends; the stream itself lives on.
     pub fn peer_not_after(&self) -> Option<SystemTime> {
         let leaf = self.inner.get_ref().1.peer_certificates()?.first()?;
-        Some(validity(&san::parse_leaf(leaf).ok()?).1)
+        Some(validity(&san::parse(leaf).ok()?).1)
     }
 
     /// The stream below, for socket options and addresses.
