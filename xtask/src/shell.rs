@@ -46,7 +46,10 @@ pub(crate) fn step(what: &str, command: &mut Command) -> Result<()> {
     progress(what);
     let started = Instant::now();
     run(command)?;
-    progress(&format!("{what}: done in {} s", started.elapsed().as_secs()));
+    progress(&format!(
+        "{what}: done in {} s",
+        started.elapsed().as_secs()
+    ));
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::lab::file::LabFile;
 use crate::lab::plan::Plan;
 use crate::lab::program::Running;
+use crate::lab::settings::Noted;
 
 /// Parent of all labs. On tmpfs, so that a machine that restarts remembers none.
 const LABS_FOLDER: &str = "/run/weft-lab";
@@ -47,6 +48,8 @@ pub struct Record {
     pub nodes: BTreeMap<String, Running>,
     /// What `run` started, by pod.
     pub pods: BTreeMap<String, Running>,
+    /// Settings of adopted namespaces from before the lab.
+    pub adopted_settings: BTreeMap<String, Noted>,
     /// The process that watches the file.
     pub watcher: Option<Running>,
     /// Why the last edit was not applied.
@@ -134,6 +137,16 @@ impl Place {
     /// Logs of all programs.
     pub fn logs(&self) -> PathBuf {
         self.root.join("log")
+    }
+
+    /// Where `weft-node` writes the logs of agent and proxy.
+    pub fn node_logs(&self, node: &str) -> PathBuf {
+        self.node(node).join("log")
+    }
+
+    /// A node's admin socket of `node`, `agent` or `proxy`.
+    pub fn admin(&self, node: &str, program: &str) -> PathBuf {
+        self.run(node).join(format!("{program}-admin.sock"))
     }
 
     /// The log of one program.

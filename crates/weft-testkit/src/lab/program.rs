@@ -97,6 +97,28 @@ impl Running {
         }
     }
 
+    /// Whether its network namespace is the one with that inode.
+    pub fn is_inside(self, inode: u64) -> bool {
+        inside(self.pid, &[inode])
+    }
+
+    /// Whether its command line is this one.
+    pub fn runs(self, words: &[String]) -> bool {
+        fs::read(format!("/proc/{}/cmdline", self.pid)).is_ok_and(|line| {
+            line.split(|byte| *byte == 0)
+                .filter(|word| !word.is_empty())
+                .eq(words.iter().map(String::as_bytes))
+        })
+    }
+
+    /// The name of its program, at most 15 bytes.
+    pub fn name(self) -> String {
+        fs::read_to_string(format!("/proc/{}/comm", self.pid))
+            .unwrap_or_default()
+            .trim_end()
+            .to_owned()
+    }
+
     fn open(self) -> Option<rustix::fd::OwnedFd> {
         let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
         // The descriptor may be that of a successor: look only after it holds the pid.

@@ -63,6 +63,29 @@ impl Resources {
             .collect()
     }
 
+    /// Whether exactly these files stand in a source folder.
+    pub fn are_in(&self, folder: &Path) -> bool {
+        let present = fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with("resource-"))
+            .count();
+        present == self.files.len()
+            && self.named().all(|(name, text)| {
+                fs::read_to_string(folder.join(name)).is_ok_and(|present| present == *text)
+            })
+    }
+
+    /// The files under the names that they have in the source folder.
+    fn named(&self) -> impl Iterator<Item = (String, &String)> {
+        self.files.iter().enumerate().map(|(index, (path, text))| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = name.trim_end_matches(".yaml").trim_end_matches(".yml");
+            (format!("resource-{index}-{name}.yaml"), text)
+        })
+    }
+
     fn read_file(&mut self, path: PathBuf) -> Result<()> {
         let text = fs::read_to_string(&path)
             .with_context(|| format!("cannot read resource {}", path.display()))?;
@@ -116,10 +139,8 @@ pub fn write(
     );
     files.insert("lab-2-nodes.yaml".to_owned(), nodes_yaml(plan)?);
     files.insert("lab-3-pods.yaml".to_owned(), pods_yaml(plan, uids)?);
-    for (index, (path, text)) in resources.files.iter().enumerate() {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let name = name.trim_end_matches(".yaml").trim_end_matches(".yml");
-        files.insert(format!("resource-{index}-{name}.yaml"), text.clone());
+    for (name, text) in resources.named() {
+        files.insert(name, text.clone());
     }
     for (name, text) in &files {
         let path = folder.join(name);

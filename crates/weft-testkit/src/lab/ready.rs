@@ -1,0 +1,118 @@
+//! Waiting until a lab does what its file says.
+//!
+//! In: the lab. Out: nothing, or an error that names the pod and what it still lacks. Not here:
+//! causing any of it.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::admin;
+use crate::lab::instance::Lab;
+use crate::lab::plan::{PlannedPod, controller_address};
+use crate::lab::program::{Running, tail};
+use crate::lab::start::CONTROLLER_PORT;
+use crate::wait::{LONG, SHORT, until};
+
+/// Bound of one attempt to connect to the controller.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// Lines of a log in a message.
+const LOG_LINES: usize = 5;
+
+/// Waits until the controller answers.
+pub(crate) fn wait_for_controller(lab: &Lab) -> Result<()> {
+    let address = SocketAddr::new(controller_address().into(), CONTROLLER_PORT);
+    let place = lab.place();
+    until("the controller", LONG, || {
+        let running = lab.record().controller.is_some_and(Running::alive);
+        if !running {
+            bail!("it ended: {}", tail(&place.log("controller"), LOG_LINES));
+        }
+        ensure!(
+            place.root_certificate().exists(),
+            "it wrote no root certificate yet"
+        );
+        lab.topology().controller().enter(|| {
+            TcpStream::connect_timeout(&address, CONNECT_LIMIT)
+                .with_context(|| format!("it does not listen on {address}"))?;
+            Ok(())
+        })
+    })
+}
+
+/// Waits until every pod of the mesh is enrolled and has its certificate, and every other one is
+/// left alone.
+pub(crate) fn wait(lab: &Lab) -> Result<()> {
+    let plan = &lab.record().plan;
+    for node in plan.nodes.iter().filter(|node| !node.external) {
+        lab.say(&format!("waiting for the pods of {}", node.name));
+        for pod in plan.pods.iter().filter(|pod| pod.entry.node == node.name) {
+            until(&format!("pod {}", pod.entry.key()), LONG, || {
+                check_pod(lab, pod)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the mesh has let go of a pod. Where no agent runs there is nobody to wait for.
+pub(crate) fn wait_until_left(lab: &Lab, pod: &PlannedPod, uid: &str) -> Result<()> {
+    let socket = lab.place().admin(&pod.entry.node, "agent");
+    if admin::get(&socket, "/pods").is_err() {
+        return Ok(());
+    }
+    until(
+        &format!("the mesh to let go of {}", pod.entry.key()),
+        SHORT,
+        || {
+            ensure!(!is_enrolled(&socket, uid)?, "it is still enrolled");
+            Ok(())
+        },
+    )
+}
+
+fn check_pod(lab: &Lab, pod: &PlannedPod) -> Result<()> {
+    let node = &pod.entry.node;
+    let place = lab.place();
+    if let Some(running) = lab.record().nodes.get(node)
+        && !running.alive()
+    {
+        bail!(
+            "weft-node of {node} ended: {}",
+            tail(&place.log(&format!("{node}.node")), LOG_LINES)
+        );
+    }
+    let uid = lab
+        .record()
+        .uids
+        .get(&pod.entry.key())
+        .map_or("", String::as_str);
+    let enrolled = is_enrolled(&place.admin(node, "agent"), uid)?;
+    if !pod.entry.mesh {
+        ensure!(!enrolled, "it is still enrolled");
+        return Ok(());
+    }
+    ensure!(
+        enrolled,
+        "it is not enrolled; see {}",
+        place.node_logs(node).join("agent.log").display()
+    );
+    let identity = format!(
+        "/ns/{}/sa/{}\"",
+        pod.entry.namespace, pod.entry.service_account
+    );
+    let certificates = admin::get(&place.admin(node, "proxy"), "/certificates")?;
+    ensure!(
+        certificates.contains(&identity),
+        "its proxy has no certificate for {identity}; see {}",
+        place.node_logs(node).join("proxy.log").display()
+    );
+    Ok(())
+}
+
+fn is_enrolled(socket: &Path, uid: &str) -> Result<bool> {
+    let pods = admin::get_json(socket, "/pods")?;
+    Ok(pods.to_string().contains(uid))
+}
