@@ -131,13 +131,11 @@ impl Tier {
         let Some(second) = self.draw(rng, &other) else {
             return Some(first);
         };
-        // What the connection at hand would make of each.
-        let load = |endpoint: &Endpoint| u64::from(in_flight(endpoint)) + 1;
+        // load / weight, compared crosswise.
+        let load = |endpoint: &Endpoint| u64::from(in_flight(endpoint));
         let weight = |endpoint: &Endpoint| u64::from(endpoint.workload.capacity);
-        // load / weight, compared crosswise: the factors fit 33 and 32 bits, so a product may pass 64.
-        let of_first = u128::from(load(first)) * u128::from(weight(second));
-        let of_second = u128::from(load(second)) * u128::from(weight(first));
-        // The first at a tie: it was drawn by weight.
+        let (of_first, of_second) = (load(first) * weight(second), load(second) * weight(first));
+        // The first at a tie: it was drawn by weight, so that idle endpoints share by weight as well.
         Some(if of_second < of_first { second } else { first })
     }
 
