@@ -2,12 +2,13 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// An IPv6 address, or an IPv4 one in its mapped form (`::ffff:a.b.c.d`).
+/// An IPv6 address, or an IPv4 one in its mapped form (`::ffff:a.b.c.d`): 16 bytes in network order.
 ///
 /// One form for both, because one dual-stack socket of an application shows in either.
+/// Held as four native words, as the kernel's contexts hold them: byte arrays make the programs five times as long.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ip16(pub [u8; 16]);
+pub struct Ip16(pub [u32; 4]);
 
 /// [`Ip16`] and a port.
 #[repr(C)]
@@ -21,57 +22,41 @@ pub struct Endpoint {
     pub pad: u16,
 }
 
-const _: () = assert!(size_of::<Ip16>() == 16 && align_of::<Ip16>() == 1);
+const _: () = assert!(size_of::<Ip16>() == 16 && align_of::<Ip16>() == 4);
 const _: () = assert!(size_of::<Endpoint>() == 20);
 
 // === impl Ip16 ===
 
 impl Ip16 {
-    /// From four bytes in network order, as the kernel's `user_ip4` holds them in memory.
+    /// From the native word in network order that the kernel's `user_ip4` and its like hold.
     #[inline(always)]
-    pub const fn v4(octets: [u8; 4]) -> Self {
-        let [a, b, c, d] = octets;
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    pub const fn v4_word(word: u32) -> Self {
+        Self([0, 0, u32::from_be(0x0000_ffff), word])
     }
 
-    /// From four native words in network order, as the kernel's `user_ip6` holds them.
+    /// From four native words in network order, as `user_ip6` and its like hold them.
     #[inline(always)]
     pub const fn v6_words(words: [u32; 4]) -> Self {
-        let [a, b, c, d] = [
-            words[0].to_ne_bytes(),
-            words[1].to_ne_bytes(),
-            words[2].to_ne_bytes(),
-            words[3].to_ne_bytes(),
-        ];
-        Self([
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
-            d[2], d[3],
-        ])
+        Self(words)
     }
 
     /// The four native words of [`Self::v6_words`].
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
-        let b = &self.0;
-        [
-            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
-            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
-            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
-        ]
+        self.0
     }
 
     /// Whether this is an IPv4 address in its mapped form.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
-        let [a, b, c, _] = self.words();
+        let [a, b, c, _] = self.0;
         a == 0 && b == 0 && c == u32::from_be(0x0000_ffff)
     }
 
     /// Whether no address is held (`::`, never `0.0.0.0`, whose mapped form is not zero).
     #[inline(always)]
     pub const fn is_empty(&self) -> bool {
-        let [a, b, c, d] = self.words();
+        let [a, b, c, d] = self.0;
         a | b | c | d == 0
     }
 }
@@ -79,22 +64,30 @@ impl Ip16 {
 impl From<IpAddr> for Ip16 {
     fn from(ip: IpAddr) -> Self {
         match ip {
-            IpAddr::V4(ip) => Self::v4(ip.octets()),
-            IpAddr::V6(ip) => Self(ip.octets()),
+            IpAddr::V4(ip) => ip.into(),
+            IpAddr::V6(ip) => ip.into(),
         }
     }
 }
 
 impl From<Ipv4Addr> for Ip16 {
     fn from(ip: Ipv4Addr) -> Self {
-        Self::v4(ip.octets())
+        Self::v4_word(u32::from_ne_bytes(ip.octets()))
+    }
+}
+
+impl From<Ipv6Addr> for Ip16 {
+    fn from(ip: Ipv6Addr) -> Self {
+        let bits = u128::from(ip);
+        Self([96, 64, 32, 0].map(|shift| ((bits >> shift) as u32).to_be()))
     }
 }
 
 impl From<Ip16> for IpAddr {
     /// Canonical: a mapped address becomes IPv4.
     fn from(ip: Ip16) -> Self {
-        Ipv6Addr::from(ip.0).to_canonical()
+        let [a, b, c, d] = ip.0.map(|word| u128::from(u32::from_be(word)));
+        Ipv6Addr::from(a << 96 | b << 64 | c << 32 | d).to_canonical()
     }
 }
 

@@ -14,8 +14,12 @@ pub struct SocketValue {
     pub port: u16,
     /// The address that belongs to the kind; empty if none.
     pub ip: Ip16,
+    /// For [`SocketKind::Client`]: port that the connect was rewritten to, the other half of its [`CaptureKey`](crate::CaptureKey).
+    pub rewritten: u16,
     /// Always 0.
-    pub pad: u32,
+    pub pad: u16,
+    /// Pod of the socket, where the hooks wrote this value; else 0.
+    pub pod_id: u32,
 }
 
 /// What a socket is to the mesh, and what the address in its storage means.
@@ -45,7 +49,7 @@ pub enum SocketState {
     Failed = 2,
 }
 
-const _: () = assert!(size_of::<SocketValue>() == 24);
+const _: () = assert!(size_of::<SocketValue>() == 28);
 
 // === impl SocketValue ===
 
@@ -58,7 +62,9 @@ impl SocketValue {
             state: SocketState::Idle as u8,
             port: endpoint.port,
             ip: endpoint.ip,
+            rewritten: 0,
             pad: 0,
+            pod_id: 0,
         }
     }
 
