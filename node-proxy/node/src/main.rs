@@ -1,3 +1,47 @@
 //! Supervisor and holder: keeps every listener, makes sockets inside pods, outlives agent and proxy.
+//!
+//! Deliberately not here: configuration of the mesh, keys, payload, eBPF programs. Nothing from outside the node is parsed.
 
-fn main() {}
+mod admin;
+mod app;
+mod children;
+mod config;
+mod deletion;
+mod hold;
+mod lock;
+mod netns;
+mod stock;
+mod token;
+
+use weft_runtime::exit_config;
+use weft_telemetry::log::{self, LogFormat};
+
+use crate::app::Outcome;
+use crate::config::Options;
+
+fn main() {
+    let options = Options::parse_or_exit();
+    let format = if options.log_json {
+        LogFormat::Json
+    } else {
+        LogFormat::Text
+    };
+    if let Err(error) = log::init(&options.log_level, format) {
+        exit_config(error);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(app::run(options)),
+        Err(error) => Outcome::Failed(format!("cannot start the runtime: {error}")),
+    };
+    match outcome {
+        Outcome::Done => {}
+        Outcome::Config(message) => exit_config(message),
+        Outcome::Failed(message) => {
+            tracing::error!("{message}");
+            std::process::exit(1);
+        }
+    }
+}
