@@ -25,6 +25,14 @@ pub const SETTINGS_NAME: &str = "mesh";
 /// Largest message that our server sends and our clients need to accept, in bytes: gRPC's customary default.
 pub const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 
+/// Largest request that our server needs to accept, in bytes: a client that comes back names the version
+/// of everything it holds, about 100 bytes for each of 100 000 workloads.
+pub const REQUEST_MAX: usize = 64 * 1024 * 1024;
+
+/// Ends the nonce of a response that more of the same state follows, when that does not fit [`MESSAGE_MAX`].
+/// A client that sees it does not yet take what it has for complete: half of the policies would allow too much.
+pub const NONCE_MORE: &str = "+more";
+
 /// The resource name of a workload: its uid.
 pub fn workload_name(uid: &WorkloadUid) -> String {
     uid.as_str().to_owned()

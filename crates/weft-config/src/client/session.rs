@@ -11,6 +11,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tracing::{debug, info};
+use weft_proto::resource::NONCE_MORE;
 use weft_proto::wire::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use weft_proto::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 use weft_proto::{Struct, Value, value};
@@ -225,7 +226,8 @@ impl<S: State> Session<'_, S> {
             Some(kind) => {
                 let url = kind.url;
                 let nack = self.held.apply(&response).await;
-                if !progress.answered.contains(&url) {
+                let more = response.nonce.ends_with(NONCE_MORE);
+                if !more && !progress.answered.contains(&url) {
                     progress.answered.push(url);
                 }
                 nack
