@@ -328,9 +328,9 @@ fn self_signed_root(
     params.not_after = (now + LIFETIME).into();
     params.serial_number = Some(serial());
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "Weft root");
+    // Each root has a name of its own, so that during a rotation a wrong root reads as unknown, not as a bad signature.
+    let name = format!("Weft root {:08x}", rand::random::<u32>());
+    params.distinguished_name.push(DnType::CommonName, name);
     params
         .distinguished_name
         .push(DnType::OrganizationName, trust_domain.as_str());

@@ -119,7 +119,7 @@ impl CaClient {
             reason: "not a token: must be one line of ASCII".to_owned(),
         };
         let token = std::str::from_utf8(&bytes).map_err(|_| unusable())?.trim();
-        if token.is_empty() {
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(unusable());
         }
         let header = Zeroizing::new(format!("Bearer {token}"));
@@ -168,18 +168,21 @@ fn blame(identity: &SpiffeId, status: &Status) -> CaError {
             reason: format!("{} ({})", status.message(), status.code()),
         },
         code => CaError::Unavailable(match std::error::Error::source(status) {
-            Some(source) => format!("{}: {}", status.message(), chain(source)),
+            Some(source) => chain(source),
             None => format!("{} ({code})", status.message()),
         }),
     }
 }
 
-/// The whole chain of causes: tonic's outermost words are only "transport error".
+/// The whole chain of causes: tonic's outermost words are only "transport error". Some causes repeat their own cause.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
         cause = inner.source();
     }
     text
@@ -198,3 +201,6 @@ async fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, CaError> {
     }
     Ok(Zeroizing::new(bytes))
 }
+
+#[cfg(test)]
+mod tests;
