@@ -13,6 +13,7 @@ use h2::client::SendRequest;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::keepalive::Keepalive;
+use crate::police::Policed;
 use crate::tunnel::{StreamGuard, Usage};
 use crate::{
     ClientLimits, ConnectRequest, ConnectResponse, ConnectionError, HandshakeError, OpenError,
@@ -72,7 +73,7 @@ where
         // A tunnel's frames have no header to decode later: no compression state is worth keeping for the peer.
         .header_table_size(4096)
         .enable_push(false)
-        .handshake::<_, Bytes>(io)
+        .handshake::<_, Bytes>(Policed::client(io))
         .await
         .map_err(ConnectionError::from)?;
     let shared = Arc::new(Shared {

@@ -18,6 +18,7 @@ mod error;
 mod forwarded;
 mod keepalive;
 mod limits;
+mod police;
 mod pool;
 mod relay;
 mod request;

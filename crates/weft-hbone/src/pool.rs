@@ -103,6 +103,11 @@ where
         }
     }
 
+    /// What makes new connections.
+    pub fn connector(&self) -> &C {
+        &self.inner.connector
+    }
+
     /// Opens a tunnel over a kept connection, or over a new one when there is none, all are full, or all are busy.
     /// Simultaneous misses of one key share one handshake. A connection that turns out to have gone away before the
     /// request was sent is replaced without the caller's notice.

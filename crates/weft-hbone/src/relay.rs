@@ -86,26 +86,35 @@ impl Outcome {
 
 /// Carries `tcp` over `tunnel` until both directions have ended or one end fails.
 ///
-/// Cancel safety: dropping the future resets both ends.
-pub async fn relay(tcp: TcpStream, tunnel: Tunnel, counters: &Counters) -> RelayEnd {
-    let mut session = Session {
+/// Cancel safety: dropping the future resets both ends, also before it was first polled.
+pub fn relay(
+    tcp: TcpStream,
+    tunnel: Tunnel,
+    counters: &Counters,
+) -> impl Future<Output = RelayEnd> + Send {
+    let session = Session {
         tcp,
         tunnel,
         clean: false,
     };
-    let mut uplink = Uplink::new();
-    let mut downlink = Downlink::new();
-    let outcome =
-        poll_fn(|cx| poll_both(&mut session, &mut uplink, &mut downlink, counters, cx)).await;
-    match &outcome {
-        Outcome::Finished => session.clean = true,
-        Outcome::FirstFailed(_) => session.tunnel.reset(ResetCode::CONNECT_ERROR),
-        Outcome::TunnelFailed(_) | Outcome::SecondFailed(_) => {}
-    }
-    RelayEnd {
-        outcome,
-        forward: counters.forward(),
-        backward: counters.backward(),
+    async move {
+        let mut session = session;
+        let mut uplink = Uplink::new();
+        let mut downlink = Downlink::new();
+        let both = |cx: &mut Context<'_>| {
+            poll_both(&mut session, &mut uplink, &mut downlink, counters, cx)
+        };
+        let outcome = poll_fn(both).await;
+        match &outcome {
+            Outcome::Finished => session.clean = true,
+            Outcome::FirstFailed(_) => session.tunnel.reset(ResetCode::CONNECT_ERROR),
+            Outcome::TunnelFailed(_) | Outcome::SecondFailed(_) => {}
+        }
+        RelayEnd {
+            outcome,
+            forward: counters.forward(),
+            backward: counters.backward(),
+        }
     }
 }
 
@@ -116,11 +125,11 @@ fn poll_both(
     counters: &Counters,
     cx: &mut Context<'_>,
 ) -> Poll<Outcome> {
-    let up = uplink.poll(&session.tcp, &mut session.tunnel, counters, cx);
+    let up = uplink.poll(&mut session.tcp, &mut session.tunnel, counters, cx);
     if let Poll::Ready(Err(outcome)) = up {
         return Poll::Ready(outcome);
     }
-    let down = downlink.poll(&session.tcp, &mut session.tunnel, counters, cx);
+    let down = downlink.poll(&mut session.tcp, &mut session.tunnel, counters, cx);
     match (up, down) {
         (_, Poll::Ready(Err(outcome))) => Poll::Ready(outcome),
         (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Outcome::Finished),

@@ -14,6 +14,7 @@ use http::{Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::keepalive::Keepalive;
+use crate::police::Policed;
 use crate::tunnel::{StreamGuard, Usage};
 use crate::{
     ConnectRequest, ConnectResponse, ConnectionError, HandshakeError, ServerLimits, Tunnel,
@@ -22,7 +23,7 @@ use crate::{
 
 /// A connection that a peer opened. Nothing moves on it, accepted tunnels included, unless [`Server::next`] is polled.
 pub struct Server<T> {
-    connection: h2::server::Connection<T, Bytes>,
+    connection: h2::server::Connection<Policed<T>, Bytes>,
     keepalive: Keepalive,
     usage: Arc<Usage>,
     draining: bool,
@@ -53,7 +54,7 @@ where
         .max_concurrent_streams(limits.streams_max)
         .max_pending_accept_reset_streams(limits.pending_resets_max)
         .max_local_error_reset_streams(Some(limits.error_resets_max))
-        .handshake::<_, Bytes>(io)
+        .handshake::<_, Bytes>(Policed::server(io))
         .await
         .map_err(ConnectionError::from)?;
     let keepalive = Keepalive::new(connection.ping_pong(), limits.keepalive);

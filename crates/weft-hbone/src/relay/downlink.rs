@@ -6,9 +6,11 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
 use super::{Counters, Outcome, shutdown_write};
@@ -38,7 +40,7 @@ impl Downlink {
     /// Ready with `Ok` once FIN has been sent to the application.
     pub(super) fn poll(
         &mut self,
-        tcp: &TcpStream,
+        tcp: &mut TcpStream,
         tunnel: &mut Tunnel,
         counters: &Counters,
         cx: &mut Context<'_>,
@@ -76,18 +78,12 @@ impl Downlink {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_write(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(tcp.poll_write_ready(cx))?;
-            let mut slices = [IoSlice::new(&[]); CHUNKS_MAX];
-            for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
-                *slice = IoSlice::new(chunk);
-            }
-            match tcp.try_write_vectored(&slices[..self.chunks.len()]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
+    fn poll_write(&mut self, tcp: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); CHUNKS_MAX];
+        for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
+            *slice = IoSlice::new(chunk);
         }
+        Pin::new(tcp).poll_write_vectored(cx, &slices[..self.chunks.len()])
     }
 
     fn advance(&mut self, mut count: usize) {

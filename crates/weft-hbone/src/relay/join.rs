@@ -5,8 +5,10 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{Counters, Outcome, RelayEnd, reset_on_close, shutdown_write};
@@ -18,34 +20,48 @@ const BUFFER_MAX: usize = 128 << 10;
 
 /// Carries bytes between two TCP connections until both directions have ended or one end fails.
 ///
-/// Cancel safety: dropping the future resets both ends.
-pub async fn join(first: TcpStream, second: TcpStream, counters: &Counters) -> RelayEnd {
-    let mut pair = Pair {
+/// Cancel safety: dropping the future resets both ends, also before it was first polled.
+pub fn join(
+    first: TcpStream,
+    second: TcpStream,
+    counters: &Counters,
+) -> impl Future<Output = RelayEnd> + Send {
+    let pair = Pair {
         first,
         second,
         clean: false,
     };
-    let (mut forward, mut backward) = (Direction::new(), Direction::new());
-    let outcome = poll_fn(|cx| {
-        let there = forward.poll(&pair.first, &pair.second, &|n| counters.add_forward(n), cx);
-        let back = backward.poll(&pair.second, &pair.first, &|n| counters.add_backward(n), cx);
-        match (there, back) {
-            (Poll::Ready(Err(Side::Source(e))), _) | (_, Poll::Ready(Err(Side::Target(e)))) => {
-                Poll::Ready(Outcome::FirstFailed(e))
-            }
-            (Poll::Ready(Err(Side::Target(e))), _) | (_, Poll::Ready(Err(Side::Source(e)))) => {
-                Poll::Ready(Outcome::SecondFailed(e))
-            }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Outcome::Finished),
-            _ => Poll::Pending,
+    async move {
+        let mut pair = pair;
+        let (mut forward, mut backward) = (Direction::new(), Direction::new());
+        let outcome = poll_fn(|cx| {
+            let (first, second) = (&mut pair.first, &mut pair.second);
+            let there = forward.poll(first, second, &|n| counters.add_forward(n), cx);
+            let back = backward.poll(second, first, &|n| counters.add_backward(n), cx);
+            outcome_of(there, back)
+        })
+        .await;
+        pair.clean = outcome.is_finished();
+        RelayEnd {
+            outcome,
+            forward: counters.forward(),
+            backward: counters.backward(),
         }
-    })
-    .await;
-    pair.clean = outcome.is_finished();
-    RelayEnd {
-        outcome,
-        forward: counters.forward(),
-        backward: counters.backward(),
+    }
+}
+
+type Progress = Poll<Result<(), Side>>;
+
+fn outcome_of(there: Progress, back: Progress) -> Poll<Outcome> {
+    match (there, back) {
+        (Poll::Ready(Err(Side::Source(e))), _) | (_, Poll::Ready(Err(Side::Target(e)))) => {
+            Poll::Ready(Outcome::FirstFailed(e))
+        }
+        (Poll::Ready(Err(Side::Target(e))), _) | (_, Poll::Ready(Err(Side::Source(e)))) => {
+            Poll::Ready(Outcome::SecondFailed(e))
+        }
+        (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Outcome::Finished),
+        _ => Poll::Pending,
     }
 }
 
@@ -95,15 +111,15 @@ impl Direction {
 
     fn poll(
         &mut self,
-        source: &TcpStream,
-        target: &TcpStream,
+        source: &mut TcpStream,
+        target: &mut TcpStream,
         count: &dyn Fn(usize),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Side>> {
         while !self.done {
             while self.start < self.end {
                 let pending = &self.buffer[self.start..self.end];
-                let written = ready!(poll_write(target, pending, cx));
+                let written = ready!(Pin::new(&mut *target).poll_write(cx, pending));
                 let written = written.map_err(|e| Side::Target(e.kind()))?;
                 self.start += written;
                 count(written);
@@ -118,40 +134,30 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read(&mut self, source: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            if source.poll_read_ready(cx)?.is_pending() {
-                if self.buffer.len() > BUFFER_MIN {
-                    self.buffer = Vec::new();
-                }
-                return Poll::Pending;
+    fn poll_read(
+        &mut self,
+        source: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if source.poll_read_ready(cx)?.is_pending() {
+            if self.buffer.len() > BUFFER_MIN {
+                self.buffer = Vec::new();
             }
-            if self.buffer.len() < self.size {
-                self.buffer = vec![0; self.size];
-            }
-            match source.try_read(&mut self.buffer) {
-                Ok(count) => {
-                    (self.start, self.end) = (0, count);
-                    if count == self.buffer.len() {
-                        self.size = (self.size * 2).min(BUFFER_MAX);
-                    } else if count < self.size / 8 {
-                        self.size = (self.size / 2).max(BUFFER_MIN);
-                    }
-                    return Poll::Ready(Ok(count));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+            return Poll::Pending;
         }
-    }
-}
-
-fn poll_write(target: &TcpStream, data: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(target.poll_write_ready(cx))?;
-        match target.try_write(data) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            done => return Poll::Ready(done),
+        if self.buffer.len() < self.size {
+            self.buffer = vec![0; self.size];
         }
+        // Not `try_read`: only the polled form knows that a short read has emptied the socket.
+        let mut target = ReadBuf::new(&mut self.buffer);
+        ready!(Pin::new(source).poll_read(cx, &mut target))?;
+        let count = target.filled().len();
+        (self.start, self.end) = (0, count);
+        if count == self.buffer.len() {
+            self.size = (self.size * 2).min(BUFFER_MAX);
+        } else if count < self.size / 8 {
+            self.size = (self.size / 2).max(BUFFER_MIN);
+        }
+        Poll::Ready(Ok(count))
     }
 }

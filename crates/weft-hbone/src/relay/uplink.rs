@@ -4,10 +4,12 @@
 //! Deliberately not here: the other direction.
 
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
 
 use super::{Counters, Outcome};
 use crate::Tunnel;
@@ -43,7 +45,7 @@ impl Uplink {
     /// Ready with `Ok` once the end of stream has been sent.
     pub(super) fn poll(
         &mut self,
-        tcp: &TcpStream,
+        tcp: &mut TcpStream,
         tunnel: &mut Tunnel,
         counters: &Counters,
         cx: &mut Context<'_>,
@@ -71,25 +73,20 @@ impl Uplink {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            if tcp.poll_read_ready(cx)?.is_pending() {
-                self.shrink();
-                return Poll::Pending;
-            }
-            // Half of the size is enough to read on: asking for all of it would allocate at every read.
-            if self.buffer.capacity() < self.size / 2 {
-                self.buffer.reserve(self.size);
-            }
-            match tcp.try_read_buf(&mut self.buffer) {
-                Ok(count) => {
-                    self.unsent = self.buffer.split().freeze();
-                    return Poll::Ready(Ok(count));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+    fn poll_read(&mut self, tcp: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if tcp.poll_read_ready(cx)?.is_pending() {
+            self.shrink();
+            return Poll::Pending;
         }
+        // Half of the size is enough to read on: asking for all of it would allocate at every read.
+        if self.buffer.capacity() < self.size / 2 {
+            self.buffer.reserve(self.size);
+        }
+        // Not `try_read_buf`: only the polled form knows that a short read has emptied the socket, which saves the
+        // next call that would find nothing.
+        let count = ready!(poll_read_buf(Pin::new(tcp), cx, &mut self.buffer))?;
+        self.unsent = self.buffer.split().freeze();
+        Poll::Ready(Ok(count))
     }
 
     /// A flow that fills its buffers gets larger ones, and counts as bulk once it fills the largest.
