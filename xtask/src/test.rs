@@ -1,10 +1,156 @@
-//! `cargo xtask test`.
+//! `cargo xtask test`: sets up what it needs, builds once, runs every test, counts.
+//!
+//! In: groups to run. Out: progress on standard error, one closing line on standard output
+//! (`N passed, N failed, N skipped`), reasons of skips above it, exit code non-zero on a failure.
+//! Not here: the tests; and lints, which are `cargo xtask check`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
+
+mod binary;
+mod report;
+
+use crate::{setup, shell};
+use binary::Binary;
+use report::Tally;
+
+/// The package of the system tests.
+const SYSTEM_TESTS: &str = "weft-tests";
+/// Bound of one test binary; the longest takes a tenth of it.
+const BINARY_LIMIT: Duration = Duration::from_mins(15);
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Only these groups
+    #[arg(long, value_enum)]
+    only: Vec<Group>,
+    /// Only tests whose name contains this
+    filter: Option<String>,
+}
+
+/// What a test needs, in the order in which groups run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Group {
+    /// Nothing: tests beside the code, and those of the repository
+    Unit,
+    /// No root: the controller over its own sockets, policies against a second evaluator
+    Control,
+    /// Root: the whole chain in network namespaces
+    Netns,
+    /// Root and /dev/kvm: the eBPF object on other kernels
+    Kernel,
+}
 
 /// Runs the verb.
-pub(crate) fn run(_args: &Args) -> anyhow::Result<()> {
-    anyhow::bail!("not built into this checkout")
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::ensure(setup::Purpose::Test)?;
+    shell::build_programs()?;
+    let wanted = |group: Group| args.only.is_empty() || args.only.contains(&group);
+    let binaries: Vec<Binary> = build()?
+        .into_iter()
+        .filter(|binary| wanted(binary.group))
+        .collect();
+    ensure!(!binaries.is_empty(), "no test belongs to these groups");
+    let started = Instant::now();
+    let mut tally = Tally::default();
+    let count = binaries.len();
+    for (index, binary) in binaries.iter().enumerate() {
+        eprintln!(
+            "==> [{}/{count}] {:?}: {}",
+            index + 1,
+            binary.group,
+            binary.name
+        );
+        tally.add(binary.run(args.filter.as_deref(), BINARY_LIMIT)?);
+    }
+    eprintln!(
+        "==> {} test programs in {} s",
+        count,
+        started.elapsed().as_secs()
+    );
+    tally.print();
+    if tally.failed > 0 {
+        bail!("{} tests failed", tally.failed);
+    }
+    Ok(())
+}
+
+/// Builds every test program and says which group it belongs to.
+fn build() -> Result<Vec<Binary>> {
+    shell::progress("building the tests");
+    let started = Instant::now();
+    let messages = shell::output(shell::cargo().args([
+        "test",
+        "--workspace",
+        "--lib",
+        "--bins",
+        "--tests",
+        "--no-run",
+        "--quiet",
+        "--message-format=json-render-diagnostics",
+    ]))?;
+    shell::progress(&format!(
+        "building the tests: done in {} s",
+        started.elapsed().as_secs()
+    ));
+    let mut found = BTreeMap::new();
+    for line in messages.lines() {
+        let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else {
+            continue;
+        };
+        if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+            continue;
+        }
+        let Some(executable) = message["executable"].as_str() else {
+            continue;
+        };
+        let target = message["target"]["name"].as_str().unwrap_or_default();
+        let manifest = PathBuf::from(message["manifest_path"].as_str().unwrap_or_default());
+        let folder = manifest
+            .parent()
+            .context("a manifest has a folder")?
+            .to_owned();
+        let package = package_of(message["package_id"].as_str().unwrap_or_default());
+        let group = group_of(package, target);
+        let binary = Binary {
+            group,
+            name: if package == target {
+                target.to_owned()
+            } else {
+                format!("{package}/{target}")
+            },
+            executable: executable.into(),
+            folder,
+            // Labs measure time and share two cores: one after the other.
+            one_by_one: package == SYSTEM_TESTS && group >= Group::Netns,
+        };
+        found.insert((group, binary.name.clone(), executable.to_owned()), binary);
+    }
+    Ok(found.into_values().collect())
+}
+
+/// `path+file:///x/crates/weft-types#0.1.0` or `path+file:///x/tests#weft-tests@0.1.0`.
+fn package_of(id: &str) -> &str {
+    let (path, version) = id.rsplit_once('#').unwrap_or((id, ""));
+    match version.split_once('@') {
+        Some((name, _)) => name,
+        None => path.rsplit('/').next().unwrap_or(path),
+    }
+}
+
+fn group_of(package: &str, target: &str) -> Group {
+    if package != SYSTEM_TESTS {
+        return Group::Unit;
+    }
+    match target {
+        "weft_tests" | "repo" => Group::Unit,
+        name if name.starts_with("control") || name.starts_with("policy") => Group::Control,
+        name if name.starts_with("kernel") => Group::Kernel,
+        _ => Group::Netns,
+    }
 }

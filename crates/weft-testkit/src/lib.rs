@@ -9,3 +9,5 @@ pub mod lab;
 pub mod leak;
 pub mod load;
 pub mod peer;
+
+pub mod repo;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::lab::place::{Place, Record};
 use crate::lab::plan::{PlannedPod, check_lab_name};
+use crate::lab::program::tail;
 use crate::lab::topology::Topology;
 
 /// A lab that runs.
@@ -68,6 +69,24 @@ impl Lab {
             .iter()
             .find(|pod| pod.entry.key() == key)
             .with_context(|| format!("the lab has no pod {key}"))
+    }
+
+    /// The last lines of every log of the lab's programs, under their names.
+    pub fn log_tails(&self, lines: usize) -> Vec<String> {
+        let mut folders = vec![self.place.logs()];
+        let nodes = self.record.plan.nodes.iter();
+        folders.extend(nodes.map(|node| self.place.node_logs(&node.name)));
+        let mut found = Vec::new();
+        for folder in folders {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let text = tail(&entry.path(), lines);
+                if !text.is_empty() {
+                    found.push(format!("end of {}:", entry.path().display()));
+                    found.push(text);
+                }
+            }
+        }
+        found
     }
 
     pub(crate) fn remember(&self) -> Result<()> {

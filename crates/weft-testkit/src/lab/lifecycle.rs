@@ -4,7 +4,6 @@
 //! step is recorded before the next one, and `down` needs no record, so a crash leaves nothing
 //! that `down` does not find. Not here: how each step is done.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -64,11 +63,11 @@ impl Lab {
         let outcome = lab.make(&options.build, wanted);
         if let Err(error) = outcome {
             (options.progress)("undoing what was made");
-            let hints = lab.hints();
+            let hints = lab.log_tails(5).join("\n");
             if let Err(undo) = down(&options.name) {
                 return Err(error.context(format!("and the lab could not be undone: {undo:#}")));
             }
-            return Err(error.context(format!("lab {} did not come up{hints}", options.name)));
+            return Err(error.context(format!("lab {} did not come up\n{hints}", options.name)));
         }
         Ok(lab)
     }
@@ -143,22 +142,5 @@ impl Lab {
         ready::wait_for_controller(self)?;
         self.change(wanted)?;
         ready::wait(self)
-    }
-
-    /// The ends of the logs, read before they are removed.
-    fn hints(&self) -> String {
-        let mut text = String::new();
-        for entry in std::fs::read_dir(self.place.logs())
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let lines = crate::lab::program::tail(&entry.path(), 5);
-            if !lines.is_empty() {
-                let name = entry.file_name();
-                let _ = write!(text, "\nend of {}:\n{lines}", name.to_string_lossy());
-            }
-        }
-        text
     }
 }

@@ -1,0 +1,108 @@
+//! One test program of libtest: running it, reading what it says.
+//!
+//! In: an executable. Out: a [`Tally`]. Names of failed tests are printed as they come, and their
+//! output at the end. A program that does not end is killed and counts as a failure.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::Group;
+use super::report::Tally;
+
+/// A test program.
+pub(super) struct Binary {
+    pub(super) group: Group,
+    pub(super) name: String,
+    pub(super) executable: PathBuf,
+    /// Where it runs, the folder of its package, as under `cargo test`.
+    pub(super) folder: PathBuf,
+    /// Its tests must not run at the same time.
+    pub(super) one_by_one: bool,
+}
+
+// === impl Binary ===
+
+impl Binary {
+    /// Runs it to its end, or to the limit.
+    pub(super) fn run(&self, filter: Option<&str>, limit: Duration) -> Result<Tally> {
+        let skips = std::env::temp_dir().join(format!("weft-skips-{}", std::process::id()));
+        let _ = std::fs::remove_file(&skips);
+        let mut command = Command::new(&self.executable);
+        command
+            .current_dir(&self.folder)
+            .env("CARGO_MANIFEST_DIR", &self.folder)
+            .env("WEFT_TEST_SKIPS", &skips)
+            .args(filter)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
+        if self.one_by_one {
+            command.arg("--test-threads=1");
+        }
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.executable.display()))?;
+        let output = child.stdout.take().expect("stdout is piped");
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let deadline = Instant::now() + limit;
+        let mut tally = Tally::default();
+        let mut running = String::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match lines.recv_timeout(left) {
+                Ok(line) => self.read(&line, &mut running, &mut tally),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    child.kill().context("cannot kill a test program")?;
+                    tally.fail(&self.name, &running, "did not end in time");
+                    break;
+                }
+            }
+        }
+        let status = child.wait().context("a test program is gone")?;
+        if !status.success() && tally.failed == 0 {
+            tally.fail(&self.name, &running, &format!("ended with {status}"));
+        }
+        tally.take_skips(&self.name, &skips);
+        Ok(tally)
+    }
+
+    /// One line of libtest. Its forms: `test NAME ... ok`, `... FAILED`, `... ignored, REASON`;
+    /// with one thread the name comes first and the result when the test has ended.
+    fn read(&self, line: &str, running: &mut String, tally: &mut Tally) {
+        let Some((name, result)) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.split_once(" ... "))
+        else {
+            if tally.in_failures || line == "failures:" {
+                tally.in_failures = true;
+                println!("    {line}");
+            }
+            return;
+        };
+        name.clone_into(running);
+        if result == "ok" {
+            tally.passed += 1;
+            if self.one_by_one {
+                eprintln!("    {name}: ok");
+            }
+        } else if let Some(reason) = result.strip_prefix("ignored") {
+            let reason = reason.trim_start_matches(", ");
+            tally.skip(&self.name, name, reason);
+        } else {
+            tally.fail(&self.name, name, "failed");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Counting tests, and the closing line.
+//!
+//! In: results. Out: reasons of skips, names of failures, and `N passed, N failed, N skipped`
+//! alone on the last line.
+
+use std::path::Path;
+
+/// What became of tests.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) passed: u64,
+    pub(super) failed: u64,
+    failures: Vec<String>,
+    skips: Vec<String>,
+    /// The list of failures of a test program is being read.
+    pub(super) in_failures: bool,
+}
+
+// === impl Tally ===
+
+impl Tally {
+    /// Counts a failure.
+    pub(super) fn fail(&mut self, program: &str, test: &str, why: &str) {
+        self.failed += 1;
+        eprintln!("    {test}: FAILED ({why})");
+        self.failures.push(format!("{program}: {test}: {why}"));
+    }
+
+    /// Counts a skip.
+    pub(super) fn skip(&mut self, program: &str, test: &str, reason: &str) {
+        let reason = if reason.is_empty() {
+            "no reason given"
+        } else {
+            reason
+        };
+        self.skips.push(format!("{program}: {test}: {reason}"));
+    }
+
+    /// Takes in the skips that tests noted themselves; they had counted as passed.
+    pub(super) fn take_skips(&mut self, program: &str, file: &Path) {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let _ = std::fs::remove_file(file);
+        let mut seen = Vec::new();
+        for line in text.lines() {
+            let (test, reason) = line.split_once('\t').unwrap_or((line, ""));
+            if !seen.contains(&test) {
+                seen.push(test);
+                self.skip(program, test, reason);
+                self.passed = self.passed.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Adds another tally.
+    pub(super) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.failures.extend(other.failures);
+        self.skips.extend(other.skips);
+    }
+
+    /// Prints everything, the closing line last.
+    pub(super) fn print(&self) {
+        for failure in &self.failures {
+            println!("failed: {failure}");
+        }
+        for skip in &self.skips {
+            println!("skipped: {skip}");
+        }
+        println!(
+            "{} passed, {} failed, {} skipped",
+            self.passed,
+            self.failed,
+            self.skips.len()
+        );
+    }
+}
