@@ -20,6 +20,10 @@ where
     F::Output: Send + 'static,
 {
     let future = shutdown.tasks.track_future(future);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the spawn that everyone else calls"
+    )]
     tokio::spawn(future.instrument(debug_span!("task", name)))
 }
 
