@@ -7,6 +7,7 @@
 //! Operations on a given map fd need no capability since kernel 5.19, so the proxy can use this crate.
 //! Every call is one short system call that never waits for another process: callers on a runtime call it in place.
 
+mod counters;
 mod error;
 mod link;
 mod map;
@@ -14,8 +15,9 @@ mod object;
 mod socket_storage;
 mod syscall;
 
+pub use counters::Counters;
 pub use error::BpfError;
-pub use link::{link_netns_inode, link_update};
-pub use map::{Map, MapShape, SocketHash, UpdateMode};
+pub use link::{AttachType, link_cgroup_id, link_create, link_netns_inode, link_update};
+pub use map::{Map, MapShape, SocketHash, UpdateMode, count_entries};
 pub use object::{object_get, object_pin};
 pub use socket_storage::{ClientState, SocketStorage};

@@ -186,19 +186,55 @@ impl UpdateMode {
     }
 }
 
-pub(crate) fn check_shape(fd: BorrowedFd<'_>, key: usize, value: usize) -> Result<(), BpfError> {
+/// Entries of any hash at about this moment, whatever its keys are.
+pub fn count_entries(fd: BorrowedFd<'_>) -> Result<usize, BpfError> {
     let shape = shape(fd)?;
+    let mut last: Option<Vec<u8>> = None;
+    let mut next = vec![0_u8; shape.key_size as usize];
+    for count in 0..shape.max_entries as usize {
+        let from = last.as_ref().map_or(std::ptr::null(), Vec::as_ptr);
+        // SAFETY: both buffers (or null, for the first) are as long as a key.
+        let more = unsafe { syscall::element(ElementOp::NextKey, fd, from, next.as_mut_ptr()) }
+            .map_err(|error| BpfError::kernel("map next key", error))?;
+        if !more {
+            return Ok(count);
+        }
+        last.get_or_insert_with(|| next.clone())
+            .copy_from_slice(&next);
+    }
+    Ok(shape.max_entries as usize)
+}
+
+pub(crate) fn check_shape(fd: BorrowedFd<'_>, key: usize, value: usize) -> Result<(), BpfError> {
+    check(fd, key, value, false)
+}
+
+pub(crate) fn check_per_cpu_shape(
+    fd: BorrowedFd<'_>,
+    key: usize,
+    value: usize,
+) -> Result<(), BpfError> {
+    check(fd, key, value, true)
+}
+
+/// The sizes alone would not do: the kernel copies one value for each CPU out of a per-CPU map.
+fn check(fd: BorrowedFd<'_>, key: usize, value: usize, per_cpu: bool) -> Result<(), BpfError> {
+    let head = syscall::map_info(fd).map_err(|error| BpfError::kernel("map info", error))?;
     let (want_key, want_value) = (key as u32, value as u32);
-    if (shape.key_size, shape.value_size) == (want_key, want_value) {
+    let is_per_cpu = PER_CPU_KINDS.contains(&head.kind);
+    if (head.key_size, head.value_size, is_per_cpu) == (want_key, want_value, per_cpu) {
         return Ok(());
     }
     Err(BpfError::Shape {
         want_key,
         want_value,
-        key: shape.key_size,
-        value: shape.value_size,
+        key: head.key_size,
+        value: head.value_size,
     })
 }
+
+/// `BPF_MAP_TYPE_PERCPU_HASH`, `_PERCPU_ARRAY`, `_LRU_PERCPU_HASH`, `_PERCPU_CGROUP_STORAGE`.
+const PER_CPU_KINDS: [u32; 4] = [5, 6, 10, 21];
 
 fn shape(fd: BorrowedFd<'_>) -> Result<MapShape, BpfError> {
     let head = syscall::map_info(fd).map_err(|error| BpfError::kernel("map info", error))?;

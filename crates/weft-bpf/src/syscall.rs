@@ -16,6 +16,7 @@ const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 const MAP_LOOKUP_AND_DELETE_ELEM: i32 = 21;
+const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
 
 #[repr(C)]
@@ -46,6 +47,15 @@ struct InfoAttr {
 
 #[repr(C)]
 #[derive(Default)]
+struct LinkCreateAttr {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
 struct LinkUpdateAttr {
     link_fd: u32,
     new_prog_fd: u32,
@@ -65,7 +75,8 @@ pub(crate) struct MapHead {
     pub(crate) flags: u32,
 }
 
-/// The head of `struct bpf_link_info` for a link of type netns (`netns_ino` first in the union) or cgroup.
+/// The head of `struct bpf_link_info`. The union after it begins with `cgroup_id` (u64) for a cgroup link,
+/// and with `netns_ino` (u32) for a netns link.
 #[repr(C)]
 #[derive(Default)]
 pub(crate) struct LinkHead {
@@ -73,8 +84,7 @@ pub(crate) struct LinkHead {
     pub(crate) id: u32,
     pub(crate) prog_id: u32,
     pub(crate) pad: u32,
-    pub(crate) netns_ino: u32,
-    pub(crate) attach_type: u32,
+    pub(crate) target: u64,
 }
 
 /// Which element operation [`element`] does.
@@ -178,6 +188,23 @@ pub(crate) fn obj_pin(fd: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
     };
     // SAFETY: the path is a C string that outlives the call.
     unsafe { bpf(OBJ_PIN, &attr) }.map(drop)
+}
+
+pub(crate) fn link_create(
+    program: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let attr = LinkCreateAttr {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: target.as_raw_fd() as u32,
+        attach_type,
+        ..LinkCreateAttr::default()
+    };
+    // SAFETY: the attribute holds no pointers and lives across the call.
+    let fd = unsafe { bpf(LINK_CREATE, &attr) }?;
+    // SAFETY: the kernel has just made this descriptor for us, close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
