@@ -1,3 +1,58 @@
-//! Unprivileged L4 proxy: keys, bytes, policy, tunnels.
+//! `weft-proxy`: the unprivileged L4 proxy of one node. Keys, bytes, policy, tunnels; started by `weft-node`.
+//!
+//! In: listeners and sockets inside pods, from the holder; configuration and certificates, from the controller.
+//! Out: connections. Modules in the order of a connection, then what stands around it.
 
-fn main() {}
+mod config;
+mod privileges;
+
+mod accept;
+mod inbound;
+mod local;
+mod outbound;
+mod passthrough;
+
+mod admission;
+mod connections;
+mod endpoints;
+mod failure;
+mod names;
+mod pods;
+mod shared;
+mod socket;
+mod tunnel;
+mod worker;
+
+mod admin;
+mod app;
+mod holder;
+mod keys;
+mod readiness;
+mod serve;
+
+use clap::Parser;
+use weft_runtime::exit_config;
+use weft_telemetry::log::{self, LogFormat};
+
+use crate::config::Options;
+
+fn main() -> anyhow::Result<()> {
+    privileges::give_up()?;
+    let options = Options::try_parse().unwrap_or_else(|error| {
+        if error.use_stderr() {
+            let text = error.to_string();
+            exit_config(text.lines().next().unwrap_or_default());
+        }
+        error.exit()
+    });
+    if let Err(line) = options.check() {
+        exit_config(line);
+    }
+    let format = if options.log_json {
+        LogFormat::Json
+    } else {
+        LogFormat::Text
+    };
+    let log = log::init(&options.log_level, format).unwrap_or_else(|error| exit_config(error));
+    app::run(&options, log)
+}

@@ -1,0 +1,278 @@
+//! Unconnected sockets inside one pod, ordered from the holder ahead of need.
+//!
+//! In: deliveries. Out: sockets, one for each connection. The stock follows demand: it doubles when it ran out and falls
+//! back when nothing was taken for a while. Any thread may take.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use weft_node_api::{DESCRIPTORS_MAX, Family};
+use weft_types::PodUid;
+
+/// Sockets kept for a pod that does little: one burst of a browser. 100 pods with both families hold 1600 descriptors.
+const TARGET_MIN: usize = 8;
+/// Sockets kept for a busy pod: at 20 000 connections a second, what is used while an order (about 1 ms) is under way, tenfold.
+const TARGET_MAX: usize = 256;
+/// How long a connection waits for a socket.
+const SOCKET_WAIT: Duration = Duration::from_secs(5);
+
+/// A wish for the holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Order {
+    pub(crate) uid: PodUid,
+    pub(crate) family: Family,
+    pub(crate) count: usize,
+}
+
+/// The stock of one pod.
+pub(crate) struct Stock {
+    uid: PodUid,
+    orders: mpsc::UnboundedSender<Order>,
+    wait: Duration,
+    v4: Shelf,
+    v6: Shelf,
+}
+
+struct Shelf {
+    family: Family,
+    state: Mutex<State>,
+    arrived: Notify,
+}
+
+struct State {
+    sockets: Vec<OwnedFd>,
+    target: usize,
+    ordered: bool,
+    taken: bool,
+    closed: bool,
+}
+
+impl Stock {
+    pub(crate) fn new(uid: PodUid, orders: mpsc::UnboundedSender<Order>) -> Self {
+        Self {
+            uid,
+            orders,
+            wait: SOCKET_WAIT,
+            v4: Shelf::new(Family::V4),
+            v6: Shelf::new(Family::V6),
+        }
+    }
+
+    /// Orders the first sockets of a family.
+    pub(crate) fn open(&self, family: Family) {
+        let shelf = self.shelf(family);
+        self.replenish(shelf, &mut shelf.lock());
+    }
+
+    /// Takes a socket, waiting up to [`SOCKET_WAIT`] for one; `Err` is how long was waited. Cancel safe.
+    pub(crate) async fn take(&self, family: Family) -> Result<OwnedFd, Duration> {
+        let shelf = self.shelf(family);
+        if let Some(socket) = self.take_now(shelf) {
+            return Ok(socket);
+        }
+        let arrival = async {
+            loop {
+                // Made before the look, so that a delivery in between is not missed.
+                let arrived = shelf.arrived.notified();
+                if let Some(socket) = self.take_now(shelf) {
+                    return socket;
+                }
+                arrived.await;
+            }
+        };
+        tokio::time::timeout(self.wait, arrival)
+            .await
+            .map_err(|_| self.wait)
+    }
+
+    /// Sockets came.
+    pub(crate) fn deliver(&self, family: Family, sockets: Vec<OwnedFd>) {
+        let shelf = self.shelf(family);
+        let mut state = shelf.lock();
+        state.ordered = false;
+        if state.closed {
+            return;
+        }
+        state.sockets.extend(sockets);
+        self.replenish(shelf, &mut state);
+        drop(state);
+        shelf.arrived.notify_waiters();
+    }
+
+    /// An order came back empty; call again after a pause of the caller's choice.
+    pub(crate) fn retry(&self, family: Family) {
+        let shelf = self.shelf(family);
+        let mut state = shelf.lock();
+        state.ordered = false;
+        self.replenish(shelf, &mut state);
+    }
+
+    /// Throws everything away (its flag lives in a map that is no longer used) and orders anew.
+    pub(crate) fn renew(&self) {
+        for shelf in [&self.v4, &self.v6] {
+            let mut state = shelf.lock();
+            if !state.sockets.is_empty() {
+                state.sockets.clear();
+                self.replenish(shelf, &mut state);
+            }
+        }
+    }
+
+    /// Falls back to the smallest stock where nothing was taken since the last call.
+    pub(crate) fn settle(&self) {
+        for shelf in [&self.v4, &self.v6] {
+            let mut state = shelf.lock();
+            if !std::mem::take(&mut state.taken) {
+                state.target = TARGET_MIN;
+                state.sockets.truncate(TARGET_MIN);
+            }
+        }
+    }
+
+    /// The pod is gone or left the mesh: nothing is kept and nothing ordered any more.
+    pub(crate) fn close(&self) {
+        for shelf in [&self.v4, &self.v6] {
+            let mut state = shelf.lock();
+            state.closed = true;
+            state.sockets.clear();
+        }
+    }
+
+    fn shelf(&self, family: Family) -> &Shelf {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    fn take_now(&self, shelf: &Shelf) -> Option<OwnedFd> {
+        let mut state = shelf.lock();
+        state.taken = true;
+        let socket = state.sockets.pop();
+        if socket.is_none() && !state.ordered {
+            state.target = (state.target * 2).min(TARGET_MAX);
+        }
+        self.replenish(shelf, &mut state);
+        socket
+    }
+
+    /// Orders when half of the stock is used; one order at a time.
+    fn replenish(&self, shelf: &Shelf, state: &mut State) {
+        if state.ordered || state.closed || state.sockets.len() > state.target / 2 {
+            return;
+        }
+        let count = (state.target - state.sockets.len()).min(DESCRIPTORS_MAX);
+        let order = Order {
+            uid: self.uid.clone(),
+            family: shelf.family,
+            count,
+        };
+        // The receiver goes only when the proxy ends.
+        state.ordered = self.orders.send(order).is_ok();
+    }
+}
+
+impl Shelf {
+    fn new(family: Family) -> Self {
+        Self {
+            family,
+            state: Mutex::new(State {
+                sockets: Vec::new(),
+                target: TARGET_MIN,
+                ordered: false,
+                taken: false,
+                closed: false,
+            }),
+            arrived: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change leaves the state whole, so a poisoned lock holds no half of one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+    use weft_node_api::{DESCRIPTORS_MAX, Family};
+
+    use super::{Order, Stock, TARGET_MIN};
+
+    fn sockets(count: usize) -> Vec<OwnedFd> {
+        let make = |_| socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        (0..count).map(make).map(|s| s.unwrap().into()).collect()
+    }
+
+    fn stock() -> (Arc<Stock>, UnboundedReceiver<Order>) {
+        let (orders, inbox) = unbounded_channel();
+        (Arc::new(Stock::new("uid".into(), orders)), inbox)
+    }
+
+    #[tokio::test]
+    async fn a_waiting_connection_gets_the_socket_that_arrives_and_one_order_serves_many() {
+        let (stock, mut orders) = stock();
+        stock.open(Family::V4);
+        assert_eq!(orders.recv().await.unwrap().count, TARGET_MIN);
+        let waiting = stock.take(Family::V4);
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        assert!(orders.try_recv().is_err(), "a second order while one runs");
+        stock.deliver(Family::V4, sockets(TARGET_MIN));
+        assert!(waiting.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn without_a_delivery_the_wait_is_bounded_and_the_order_can_be_repeated() {
+        let (sender, mut orders) = unbounded_channel();
+        let mut stock = Stock::new("uid".into(), sender);
+        stock.wait = Duration::ZERO;
+        assert_eq!(stock.take(Family::V6).await.unwrap_err(), Duration::ZERO);
+        assert_eq!(orders.recv().await.unwrap().family, Family::V6);
+        assert!(orders.try_recv().is_err());
+        stock.retry(Family::V6);
+        assert!(orders.try_recv().is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_stock_grows_when_it_runs_out_and_settles_when_idle() {
+        let (stock, mut orders) = stock();
+        stock.open(Family::V4);
+        let mut largest = 0;
+        for _ in 0..12 {
+            let order = orders.recv().await.unwrap();
+            largest = largest.max(order.count);
+            stock.deliver(Family::V4, sockets(order.count));
+            while orders.is_empty() || stock.v4.lock().sockets.len() > 1 {
+                drop(stock.take(Family::V4).await.unwrap());
+            }
+            // One order is under way; take what is left and more, which waits for it.
+            drop(stock.take_now(&stock.v4));
+            stock.v4.lock().ordered = false;
+            assert!(stock.take_now(&stock.v4).is_none());
+        }
+        assert_eq!(largest, DESCRIPTORS_MAX);
+        stock.deliver(Family::V4, sockets(DESCRIPTORS_MAX));
+        stock.settle();
+        stock.settle();
+        assert_eq!(stock.v4.lock().sockets.len(), TARGET_MIN);
+    }
+
+    #[tokio::test]
+    async fn a_closed_stock_keeps_and_orders_nothing() {
+        let (stock, mut orders) = stock();
+        stock.open(Family::V4);
+        orders.recv().await.unwrap();
+        stock.close();
+        stock.deliver(Family::V4, sockets(3));
+        assert!(stock.v4.lock().sockets.is_empty());
+        assert!(orders.try_recv().is_err());
+    }
+}
