@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::admin;
 use crate::lab::instance::Lab;
@@ -67,7 +68,10 @@ pub(crate) fn wait_until_left(lab: &Lab, pod: &PlannedPod, uid: &str) -> Result<
         &format!("the mesh to let go of {}", pod.entry.key()),
         SHORT,
         || {
-            ensure!(!is_enrolled(&socket, uid)?, "it is still enrolled");
+            ensure!(
+                pod_of_agent(&socket, uid)?.is_none(),
+                "it is still enrolled"
+            );
             Ok(())
         },
     )
@@ -89,15 +93,24 @@ fn check_pod(lab: &Lab, pod: &PlannedPod) -> Result<()> {
         .uids
         .get(&pod.entry.key())
         .map_or("", String::as_str);
-    let enrolled = is_enrolled(&place.admin(node, "agent"), uid)?;
+    let found = pod_of_agent(&place.admin(node, "agent"), uid)?;
     if !pod.entry.mesh {
-        ensure!(!enrolled, "it is still enrolled");
+        ensure!(found.is_none(), "it is still enrolled");
         return Ok(());
     }
+    let log = place.node_logs(node);
+    let Some(found) = found else {
+        bail!(
+            "its agent does not know it; see {}",
+            log.join("agent.log").display()
+        );
+    };
     ensure!(
-        enrolled,
-        "it is not enrolled; see {}",
-        place.node_logs(node).join("agent.log").display()
+        found["state"] == "enrolled",
+        "it is {} ({}); see {}",
+        found["state"],
+        found["reason"],
+        log.join("agent.log").display()
     );
     let identity = format!(
         "/ns/{}/sa/{}\"",
@@ -107,12 +120,14 @@ fn check_pod(lab: &Lab, pod: &PlannedPod) -> Result<()> {
     ensure!(
         certificates.contains(&identity),
         "its proxy has no certificate for {identity}; see {}",
-        place.node_logs(node).join("proxy.log").display()
+        log.join("proxy.log").display()
     );
     Ok(())
 }
 
-fn is_enrolled(socket: &Path, uid: &str) -> Result<bool> {
+/// What an agent says of a pod; nothing when the pod is none of its business.
+fn pod_of_agent(socket: &Path, uid: &str) -> Result<Option<Value>> {
     let pods = admin::get_json(socket, "/pods")?;
-    Ok(pods.to_string().contains(uid))
+    let list = pods.as_array().context("/pods is no list")?;
+    Ok(list.iter().find(|pod| pod["uid"] == uid).cloned())
 }

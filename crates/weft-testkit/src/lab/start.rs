@@ -45,12 +45,22 @@ pub(crate) fn controller(lab: &Lab) -> Result<Running> {
         &lab.topology().controller(),
         "weft-controller",
         &flags,
+        &[],
         "controller",
     )
 }
 
 /// Starts a node's `weft-node`, which starts agent and proxy.
 pub(crate) fn node(lab: &Lab, name: &str) -> Result<Running> {
+    start_node(lab, name, &[])
+}
+
+/// Starts the `weft-node` that takes everything over from the one that runs.
+pub(crate) fn successor(lab: &Lab, name: &str) -> Result<Running> {
+    start_node(lab, name, &["--takeover".to_owned()])
+}
+
+fn start_node(lab: &Lab, name: &str, more: &[String]) -> Result<Running> {
     let place = lab.place();
     let flags = [
         ("--node", name.to_owned()),
@@ -63,7 +73,14 @@ pub(crate) fn node(lab: &Lab, name: &str) -> Result<Running> {
         ("--log-dir", path(&place.node_logs(name))),
     ];
     let netns = lab.topology().node(name);
-    start(lab, &netns, "weft-node", &flags, &format!("{name}.node"))
+    start(
+        lab,
+        &netns,
+        "weft-node",
+        &flags,
+        more,
+        &format!("{name}.node"),
+    )
 }
 
 /// What a pod's `run` amounts to: a name without a slash may be a program of this build.
@@ -117,6 +134,7 @@ fn start(
     netns: &Netns,
     program: &str,
     flags: &[(&str, String)],
+    more: &[String],
     log: &str,
 ) -> Result<Running> {
     Start {
@@ -126,6 +144,7 @@ fn start(
         arguments: flags
             .iter()
             .flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()])
+            .chain(more.iter().cloned())
             .collect(),
         log: lab.place().log(log),
     }

@@ -43,7 +43,7 @@ pub fn run(lab: &mut Lab, build: &Path, node: Option<&str>) -> Result<()> {
 fn upgrade_node(lab: &mut Lab, name: &str) -> Result<()> {
     let old_proxy = report::program_of_node(lab, name, "weft-proxy");
     let old_agent = report::program_of_node(lab, name, "weft-agent");
-    let successor = start::node(lab, name)?;
+    let successor = start::successor(lab, name)?;
     let log = lab.place().log(&format!("{name}.node"));
     until(&format!("the new programs of {name}"), LONG, || {
         ensure!(successor.alive(), "weft-node ended: {}", tail(&log, 5));
