@@ -186,23 +186,24 @@ impl UpdateMode {
     }
 }
 
-/// Entries of any hash at about this moment, whatever its keys are.
-pub fn count_entries(fd: BorrowedFd<'_>) -> Result<usize, BpfError> {
+/// Entries of any hash at about this moment, whatever its keys are, and how many it can hold.
+pub fn count_entries(fd: BorrowedFd<'_>) -> Result<(usize, usize), BpfError> {
     let shape = shape(fd)?;
     let mut last: Option<Vec<u8>> = None;
     let mut next = vec![0_u8; shape.key_size as usize];
-    for count in 0..shape.max_entries as usize {
+    let capacity = shape.max_entries as usize;
+    for count in 0..capacity {
         let from = last.as_ref().map_or(std::ptr::null(), Vec::as_ptr);
         // SAFETY: both buffers (or null, for the first) are as long as a key.
         let more = unsafe { syscall::element(ElementOp::NextKey, fd, from, next.as_mut_ptr()) }
             .map_err(|error| BpfError::kernel("map next key", error))?;
         if !more {
-            return Ok(count);
+            return Ok((count, capacity));
         }
         last.get_or_insert_with(|| next.clone())
             .copy_from_slice(&next);
     }
-    Ok(shape.max_entries as usize)
+    Ok((capacity, capacity))
 }
 
 pub(crate) fn check_shape(fd: BorrowedFd<'_>, key: usize, value: usize) -> Result<(), BpfError> {

@@ -1,0 +1,116 @@
+//! Which cgroup the hooks hang on.
+//!
+//! A hook sees the sockets of processes below its cgroup. It must hold the pods and the node program, whose listeners accept
+//! captured connections. Below `kubepods` our hooks run before those of the root, where socket load balancers sit.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, fstatfs, open};
+
+use super::error::CaptureError;
+
+/// `CGROUP2_SUPER_MAGIC`.
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
+/// Inode of the first cgroup namespace (`PROC_CGROUP_INIT_INO`): only there is `/proc/self/cgroup` the whole path.
+const INITIAL_CGROUP_NAMESPACE: u64 = 0xefff_fffb;
+
+/// The kubelet's cgroup, under the cgroupfs and the systemd driver.
+const KUBEPODS: [&str; 2] = ["kubepods", "kubepods.slice"];
+
+/// Opens the cgroup that is given, or finds one.
+pub(crate) fn find(given: Option<&Path>) -> Result<OwnedFd, CaptureError> {
+    let path = if let Some(path) = given {
+        path.to_owned()
+    } else {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        choose(&cgroup2_mount(&mounts).ok_or(CaptureError::NoCgroup2)?)
+    };
+    let failed = |source: io::Error| CaptureError::Cgroup {
+        path: path.clone(),
+        source,
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = open(&path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+    let stat = fstatfs(&folder).map_err(|error| failed(error.into()))?;
+    if stat.f_type as u64 != CGROUP2_MAGIC {
+        return Err(failed(io::Error::from(io::ErrorKind::InvalidInput)));
+    }
+    Ok(folder)
+}
+
+fn choose(root: &Path) -> PathBuf {
+    let in_first_namespace = fs::metadata("/proc/self/ns/cgroup")
+        .is_ok_and(|meta| std::os::unix::fs::MetadataExt::ino(&meta) == INITIAL_CGROUP_NAMESPACE);
+    if in_first_namespace {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        return kubepods_above(&own).map_or_else(|| root.to_owned(), |below| root.join(below));
+    }
+    // In a namespace of our own the path says nothing: take what is mounted.
+    KUBEPODS
+        .iter()
+        .map(|name| root.join(name))
+        .find(|path| path.is_dir())
+        .unwrap_or_else(|| root.to_owned())
+}
+
+fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
+    mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&"cgroup2"))
+        .and_then(|fields| {
+            fields
+                .get(1)
+                .map(|path| PathBuf::from(path.replace("\\040", " ")))
+        })
+}
+
+/// The kubepods cgroup that we are in, relative to the root. A `kubepods` that we are not in belongs to another life of this machine.
+fn kubepods_above(own: &str) -> Option<PathBuf> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let mut found = PathBuf::new();
+    for part in path.split('/') {
+        found.push(part);
+        if KUBEPODS.contains(&part) {
+            return Some(found);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{cgroup2_mount, kubepods_above};
+    use std::path::PathBuf;
+
+    #[test]
+    fn the_cgroup2_mount_is_found_among_others() {
+        let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(
+            cgroup2_mount(hybrid),
+            Some(PathBuf::from("/sys/fs/cgroup/unified"))
+        );
+        assert_eq!(cgroup2_mount("proc /proc proc rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn the_kubelets_cgroup_is_taken_only_by_who_is_in_it() {
+        let check = |own: &str, want: Option<&str>| {
+            assert_eq!(kubepods_above(own), want.map(PathBuf::from))
+        };
+        check(
+            "0::/kubepods.slice/kubepods-burstable.slice/pod1\n",
+            Some("kubepods.slice"),
+        );
+        check(
+            "1:cpu:/x\n0::/node1/kubepods/pod1\n",
+            Some("node1/kubepods"),
+        );
+        check("0::/user.slice\n", None);
+        check("0::/\n", None);
+    }
+}

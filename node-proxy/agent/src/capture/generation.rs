@@ -1,0 +1,74 @@
+//! Pins of another ABI generation: what is taken over from them, and how they go.
+//!
+//! The new generation attaches beside the old one first. Of two connect hooks the older runs first and captures; the newer sees a
+//! rewritten destination and leaves it alone. Both lookups choose the same listeners, which the node holds. The socket storage
+//! is one map for both, so that sockets in a backlog and open connections keep what is known about them.
+
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::Instant;
+
+use rustix::thread::{MembarrierCommand, membarrier};
+use weft_bpf::{SocketStorage, count_entries, object_get, object_pin};
+use weft_ebpf_abi::{map_names, program_names};
+
+use super::DRAIN_MAX;
+use super::error::CaptureError;
+use super::maps::named;
+use super::pins::{Pins, remove_tree, unlink};
+
+/// How often a drain looks again.
+const DRAIN_PERIOD: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// Takes over another generation's socket storage, if it has the layout that we know.
+pub(crate) fn adopt_sockets(pins: &Pins) -> Result<(), CaptureError> {
+    let own = pins.map(map_names::SOCKETS);
+    if own.exists() {
+        return Ok(());
+    }
+    for other in pins.others()? {
+        let storage = object_get(&other.join("maps").join(map_names::SOCKETS))
+            .and_then(SocketStorage::from_fd);
+        // One of another layout is of no use: its sockets keep working, but tell the proxy's address to who asks.
+        if let Ok(storage) = storage {
+            return object_pin(storage.as_fd(), &own).map_err(named(map_names::SOCKETS));
+        }
+    }
+    Ok(())
+}
+
+/// Removes other generations: no new capture, then the end of those in flight, then the rest.
+pub(crate) fn remove_others(pins: &Pins) -> Result<(), CaptureError> {
+    for other in pins.others()? {
+        for name in [program_names::CONNECT4, program_names::CONNECT6] {
+            unlink(&other.join("links").join(name))?;
+        }
+        wait_for_running_programs();
+        let captures = other.join("maps").join(map_names::CAPTURES);
+        drain(|| is_empty(&captures));
+        remove_tree(&other)?;
+    }
+    Ok(())
+}
+
+fn is_empty(map: &Path) -> bool {
+    match object_get(map).and_then(|map| count_entries(map.as_fd())) {
+        Ok((entries, _)) => entries == 0,
+        // What cannot be read cannot be waited for.
+        Err(_) => true,
+    }
+}
+
+/// Waits until `done`, for at most [`DRAIN_MAX`]. Blocks.
+pub(crate) fn drain(mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + DRAIN_MAX;
+    while !done() && Instant::now() < end {
+        std::thread::sleep(DRAIN_PERIOD);
+    }
+}
+
+/// Waits until no program runs any more that started before (a grace period of RCU, under which hooks run).
+pub(crate) fn wait_for_running_programs() {
+    // Refused only where CPUs are isolated (nohz_full); then the drain that follows gives them time as well.
+    let _ = membarrier(MembarrierCommand::Global);
+}

@@ -1,0 +1,286 @@
+//! One pod: captured, changed, released.
+//!
+//! The pod's folder among the pins is the journal: made before anything of the pod, removed after everything of it,
+//! so that whatever a crash leaves is found and finished.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+
+use rustix::fs::fstat;
+use weft_bpf::{
+    AttachType, BpfError, UpdateMode, link_create, link_netns_inode, link_update, object_get,
+    object_pin,
+};
+use weft_ebpf_abi::{
+    Ip16, ListenerKey, ListenerKind, PodAddressKey, PodValue, map_names, pod_flags, program_names,
+};
+
+use super::error::CaptureError;
+use super::generation::{drain, wait_for_running_programs};
+use super::maps::named;
+use super::pins::unlink;
+use super::{Capture, PodCapture, object};
+
+impl Capture {
+    pub(crate) fn put_pod(&self, pod: &PodCapture<'_>) -> Result<(), CaptureError> {
+        let value = pod_value(pod)?;
+        for (cookie, known) in self.maps.pods()? {
+            if cookie == pod.cookie && known.pod_id != pod.pod_id {
+                // The namespace was enrolled under another id: two lookups in it would contend.
+                self.remove_pod(known.pod_id)?;
+            } else if cookie != pod.cookie && known.pod_id == pod.pod_id {
+                // The id was another pod's, which is gone.
+                self.remove_pod(known.pod_id)?;
+            }
+        }
+        let is_new = self
+            .maps
+            .pods
+            .lookup(&pod.cookie)
+            .map_err(named(map_names::PODS))?
+            .is_none();
+        let put = self.put_parts(pod, &value);
+        if put.is_err() && is_new {
+            // Half a pod is none. A failure here adds nothing to what is reported: the next sync finds the folder.
+            let _ = self.remove_pod(pod.pod_id);
+        }
+        put
+    }
+
+    /// Readers before writers: the first captured connect finds everything in place.
+    fn put_parts(&self, pod: &PodCapture<'_>, value: &PodValue) -> Result<(), CaptureError> {
+        self.pins.make_pod(pod.pod_id)?;
+        let addresses: Vec<Ip16> = pod.addresses.iter().copied().map(Ip16::from).collect();
+        for ip in &addresses {
+            let key = PodAddressKey {
+                pod_id: pod.pod_id,
+                ip: *ip,
+            };
+            let put = self.maps.pod_addresses.update(&key, &1, UpdateMode::Any);
+            put.map_err(named(map_names::POD_ADDRESSES))?;
+        }
+        for (kind, socket) in &pod.listeners {
+            let put = self
+                .maps
+                .listeners
+                .insert(ListenerKey::new(pod.pod_id, *kind), *socket);
+            put.map_err(named(map_names::LISTENERS))?;
+        }
+        self.put_lookup(pod)?;
+        let put = self.maps.pods.update(&pod.cookie, value, UpdateMode::Any);
+        put.map_err(named(map_names::PODS))?;
+        self.remove_addresses(pod.pod_id, &addresses)
+    }
+
+    fn put_lookup(&self, pod: &PodCapture<'_>) -> Result<(), CaptureError> {
+        let failed = |source: BpfError| CaptureError::Attach {
+            program: program_names::LOOKUP,
+            source,
+        };
+        let pin = self.pins.lookup(pod.pod_id);
+        let inode = fstat(pod.netns).map_or(0, |stat| stat.st_ino as u32);
+        if let Ok(link) = object_get(&pin) {
+            if link_netns_inode(link.as_fd()).map_err(failed)? == inode {
+                return Ok(());
+            }
+            unlink(&pin)?;
+        }
+        let program = object::load_lookup(&self.pins, pod.pod_id)?;
+        let link = link_create(program.as_fd(), pod.netns, AttachType::SkLookup).map_err(failed)?;
+        object_pin(link.as_fd(), &pin).map_err(failed)
+    }
+
+    /// Puts this release's lookup in the place of the one that runs in a pod.
+    pub(crate) fn renew_lookup(&self, pod_id: u32) -> Result<(), CaptureError> {
+        let failed = |source: BpfError| CaptureError::Attach {
+            program: program_names::LOOKUP,
+            source,
+        };
+        let link = object_get(&self.pins.lookup(pod_id)).map_err(failed)?;
+        if link_netns_inode(link.as_fd()).map_err(failed)? == 0 {
+            return self.remove_pod(pod_id);
+        }
+        let program = object::load_lookup(&self.pins, pod_id)?;
+        link_update(link.as_fd(), program.as_fd()).map_err(failed)
+    }
+
+    /// Finishes what a crash left: pods that have a folder and no lookup, and pods without folder.
+    pub(crate) fn finish_removals(&self) -> Result<(), CaptureError> {
+        let folders = self.pins.pods()?;
+        for pod_id in &folders {
+            if !self.pins.lookup(*pod_id).exists() {
+                self.remove_pod(*pod_id)?;
+            }
+        }
+        for (_, pod) in self.maps.pods()? {
+            if !folders.contains(&pod.pod_id) {
+                self.remove_pod(pod.pod_id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writers before readers: no new capture, then the end of those in flight, then the rest.
+    pub(crate) fn remove_pod(&self, pod_id: u32) -> Result<(), CaptureError> {
+        let cookies = self.maps.cookies_of(pod_id)?;
+        for cookie in &cookies {
+            self.stop_captures(*cookie)?;
+        }
+        if !cookies.is_empty() && self.has_namespace(pod_id) {
+            wait_for_running_programs();
+            drain(|| {
+                self.captures_of(pod_id)
+                    .is_ok_and(|captures| captures.is_empty())
+            });
+        }
+        for cookie in &cookies {
+            self.maps
+                .pods
+                .delete(cookie)
+                .map_err(named(map_names::PODS))?;
+        }
+        unlink(&self.pins.lookup(pod_id))?;
+        for kind in ListenerKind::ALL {
+            let removed = self.maps.listeners.remove(ListenerKey::new(pod_id, kind));
+            removed.map_err(named(map_names::LISTENERS))?;
+        }
+        self.remove_addresses(pod_id, &[])?;
+        self.remove_flows(pod_id)?;
+        self.pins.remove_pod(pod_id)
+    }
+
+    fn stop_captures(&self, cookie: u64) -> Result<(), CaptureError> {
+        let Some(mut pod) = self
+            .maps
+            .pods
+            .lookup(&cookie)
+            .map_err(named(map_names::PODS))?
+        else {
+            return Ok(());
+        };
+        pod.flags |= pod_flags::DRAINING;
+        self.maps
+            .pods
+            .update(&cookie, &pod, UpdateMode::Any)
+            .map_err(named(map_names::PODS))
+    }
+
+    fn has_namespace(&self, pod_id: u32) -> bool {
+        object_get(&self.pins.lookup(pod_id))
+            .and_then(|link| link_netns_inode(link.as_fd()))
+            .is_ok_and(|inode| inode != 0)
+    }
+
+    fn captures_of(&self, pod_id: u32) -> Result<Vec<weft_ebpf_abi::CaptureKey>, CaptureError> {
+        let keys = self
+            .maps
+            .captures
+            .keys()
+            .map_err(named(map_names::CAPTURES))?;
+        Ok(keys
+            .into_iter()
+            .filter(|key| key.pod_id == pod_id)
+            .collect())
+    }
+
+    /// Removes what is in flight for a pod whose programs are gone.
+    fn remove_flows(&self, pod_id: u32) -> Result<(), CaptureError> {
+        for key in self.captures_of(pod_id)? {
+            self.maps
+                .captures
+                .delete(&key)
+                .map_err(named(map_names::CAPTURES))?;
+        }
+        for key in self
+            .maps
+            .clients
+            .keys()
+            .map_err(named(map_names::CLIENTS))?
+        {
+            if key.pod_id == pod_id {
+                self.maps
+                    .clients
+                    .delete(&key)
+                    .map_err(named(map_names::CLIENTS))?;
+            }
+        }
+        for key in self.maps.grants.keys().map_err(named(map_names::GRANTS))? {
+            if key.pod_id == pod_id {
+                self.maps
+                    .grants
+                    .delete(&key)
+                    .map_err(named(map_names::GRANTS))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_addresses(&self, pod_id: u32, keep: &[Ip16]) -> Result<(), CaptureError> {
+        for key in self
+            .maps
+            .pod_addresses
+            .keys()
+            .map_err(named(map_names::POD_ADDRESSES))?
+        {
+            if key.pod_id == pod_id && !keep.contains(&key.ip) {
+                let removed = self.maps.pod_addresses.delete(&key);
+                removed.map_err(named(map_names::POD_ADDRESSES))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the hooks know of a pod. Refuses descriptions that would capture without being able to serve.
+fn pod_value(pod: &PodCapture<'_>) -> Result<PodValue, CaptureError> {
+    let refuse = |reason| {
+        Err(CaptureError::Pod {
+            pod_id: pod.pod_id,
+            reason,
+        })
+    };
+    if pod.pod_id == 0 || pod.cookie == 0 {
+        return refuse("id and namespace cookie must not be 0");
+    }
+    for kind in ListenerKind::ALL {
+        if !pod.listeners.iter().any(|(given, _)| *given == kind) {
+            return refuse("a listener is missing, it needs outbound, inbound and HBONE");
+        }
+    }
+    if pod.local_ports.0 > pod.local_ports.1 {
+        return refuse("its local port range ends before it begins");
+    }
+    let first = |is_family: fn(&IpAddr) -> bool| {
+        pod.addresses
+            .iter()
+            .find(|ip| is_family(ip) && is_global(ip))
+            .copied()
+            .map(Ip16::from)
+    };
+    let v4 = first(IpAddr::is_ipv4).unwrap_or_default();
+    let v6 = first(IpAddr::is_ipv6).unwrap_or_default();
+    if v4.is_empty() && v6.is_empty() {
+        return refuse("it has no address but loopback and link-local ones");
+    }
+    let more = pod.addresses.iter().any(|ip| {
+        let ip16 = Ip16::from(*ip);
+        !ip.is_loopback() && ip16 != v4 && ip16 != v6
+    });
+    Ok(PodValue {
+        pod_id: pod.pod_id,
+        flags: if more { pod_flags::MORE_ADDRESSES } else { 0 },
+        v4,
+        v6,
+        local_ports_min: pod.local_ports.0,
+        local_ports_max: pod.local_ports.1,
+        pad: 0,
+    })
+}
+
+/// Whether an address can stand for the pod: a link-local one needs a scope, which the hook cannot give.
+fn is_global(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local() && !ip.is_unspecified(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unspecified(),
+    }
+}
