@@ -1,3 +1,47 @@
 //! Privileged: loads and pins eBPF, enrols pods.
+//!
+//! Deliberately not here: keys, payload, the Kubernetes API; sockets inside pods are made by `weft-node`.
 
-fn main() {}
+mod app;
+mod config;
+mod ids;
+mod netns;
+mod pod_capture;
+mod roster;
+mod view;
+
+use weft_runtime::exit_config;
+use weft_telemetry::log::{self, LogFormat};
+
+use crate::app::Outcome;
+use crate::config::Options;
+
+fn main() {
+    let options = Options::parse_or_exit();
+    let format = if options.log_json {
+        LogFormat::Json
+    } else {
+        LogFormat::Text
+    };
+    let log = match log::init(&options.log_level, format) {
+        Ok(log) => log,
+        Err(error) => exit_config(error),
+    };
+    // Two threads: loading a program takes milliseconds, and the admin socket answers meanwhile.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(app::run(options, log)),
+        Err(error) => Outcome::Failed(format!("cannot start the runtime: {error}")),
+    };
+    match outcome {
+        Outcome::Done => {}
+        Outcome::Config(message) => exit_config(message),
+        Outcome::Failed(message) => {
+            tracing::error!("{message}");
+            std::process::exit(1);
+        }
+    }
+}

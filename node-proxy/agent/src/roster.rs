@@ -1,0 +1,248 @@
+//! What is to be done about each pod of the node. Pure: events in, steps out, `now` is an argument.
+//!
+//! ```text
+//!               Hold              PodReady: Capture         captured()
+//! (new) ----> holding -----------------------------> capturing -------> enrolled
+//!   ^           | refused                               | failed           | not wanted: Release
+//!   |           v                                       v                  v
+//!   '------- waiting (retry time) <---------------------'               (gone)
+//! ```
+//!
+//! Not here: namespaces, sockets, eBPF; `app` carries the steps out and tells the outcome.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weft_config::EnrollmentSet;
+use weft_node_api::{PodFacts, PodSpec};
+use weft_runtime::Backoff;
+use weft_types::{DataplaneMode, Enrollment, PodUid};
+
+use crate::ids::PodIds;
+
+/// First wait before another try: a pod's address often comes some milliseconds after its namespace.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+/// Longest wait: somebody who repairs a pod should see it join without asking.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// The pods of the node that have something to do with the mesh.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    pods: BTreeMap<PodUid, Pod>,
+    ids: PodIds,
+}
+
+/// What has to be done next for a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Open the namespace and have the pod's sockets made.
+    Hold(PodSpec),
+    /// Stop capturing, then let the holder close the listeners.
+    Release {
+        /// Which.
+        uid: PodUid,
+        /// Its number.
+        id: u32,
+    },
+    /// Its namespace is gone and the holder knows: only the maps and the link are left.
+    Forget {
+        /// Its number.
+        id: u32,
+    },
+}
+
+/// One pod.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    /// The controller's word.
+    pub(crate) enrollment: Arc<Enrollment>,
+    /// Its number in eBPF keys.
+    pub(crate) id: u32,
+    /// How far it has come.
+    pub(crate) state: State,
+    retry: Backoff,
+}
+
+/// How far a pod has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Something is missing or was refused; tried again at the time given.
+    Waiting {
+        /// What is missing.
+        reason: String,
+        /// When it is tried again; never, when only the controller can change it.
+        retry_at: Option<Instant>,
+    },
+    /// The holder has been asked for sockets.
+    Holding,
+    /// Its connections are captured.
+    Enrolled(PodFacts),
+}
+
+impl Roster {
+    /// An empty roster.
+    pub(crate) fn new(ids: PodIds) -> Self {
+        Self {
+            pods: BTreeMap::new(),
+            ids,
+        }
+    }
+
+    /// All pods.
+    pub(crate) fn pods(&self) -> &BTreeMap<PodUid, Pod> {
+        &self.pods
+    }
+
+    /// Numbers of all pods that are wanted.
+    pub(crate) fn wanted_ids(&self) -> Vec<u32> {
+        self.pods.values().map(|pod| pod.id).collect()
+    }
+
+    /// Takes the controller's current word. Idempotent.
+    pub(crate) fn reconcile(&mut self, set: &EnrollmentSet) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let unwanted: Vec<PodUid> = self
+            .pods
+            .keys()
+            .filter(|uid| !set.get(uid).is_some_and(|pod| is_wanted(pod)))
+            .cloned()
+            .collect();
+        for uid in unwanted {
+            steps.extend(self.leave(&uid));
+        }
+        for enrollment in set.iter().filter(|pod| is_wanted(pod)) {
+            steps.extend(self.join(enrollment));
+        }
+        self.ids
+            .retain(|uid| self.pods.keys().any(|known| known.as_str() == uid));
+        steps
+    }
+
+    /// The pods whose next try is due.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<Step> {
+        let ready: Vec<PodUid> = self
+            .pods
+            .iter()
+            .filter(|(_, pod)| pod.state.retry_at().is_some_and(|at| at <= now))
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        ready.iter().filter_map(|uid| self.hold(uid)).collect()
+    }
+
+    /// When [`Roster::due`] has something to say next.
+    pub(crate) fn next_retry(&self) -> Option<Instant> {
+        self.pods
+            .values()
+            .filter_map(|pod| pod.state.retry_at())
+            .min()
+    }
+
+    /// The number of a pod whose sockets are ready; nothing when it is not wanted any more.
+    pub(crate) fn id_of(&self, uid: &PodUid) -> Option<u32> {
+        self.pods.get(uid).map(|pod| pod.id)
+    }
+
+    /// The pod is captured.
+    pub(crate) fn captured(&mut self, uid: &PodUid, facts: PodFacts) {
+        if let Some(pod) = self.pods.get_mut(uid) {
+            pod.state = State::Enrolled(facts);
+            pod.retry.reset();
+        }
+    }
+
+    /// Something failed; it is tried again later.
+    pub(crate) fn failed(&mut self, uid: &PodUid, reason: String, now: Instant) {
+        if let Some(pod) = self.pods.get_mut(uid) {
+            let retry_at = Some(now + pod.retry.next_wait());
+            pod.state = State::Waiting { reason, retry_at };
+        }
+    }
+
+    /// The holder saw the pod's namespace deleted. The pod stays on the roster: it may come back under its path.
+    pub(crate) fn netns_gone(&mut self, uid: &PodUid, now: Instant) -> Option<Step> {
+        let id = self.id_of(uid)?;
+        self.failed(uid, "its network namespace was deleted".into(), now);
+        Some(Step::Forget { id })
+    }
+
+    fn join(&mut self, enrollment: &Arc<Enrollment>) -> Option<Step> {
+        let uid = &enrollment.uid;
+        match self.pods.get_mut(uid) {
+            Some(pod) if pod.enrollment == *enrollment => return None,
+            Some(pod) => {
+                let same_place = spec(&pod.enrollment, pod.id) == spec(enrollment, pod.id);
+                pod.enrollment = enrollment.clone();
+                if same_place {
+                    return None;
+                }
+            }
+            None => {
+                let pod = Pod {
+                    enrollment: enrollment.clone(),
+                    id: self.ids.of(uid),
+                    state: State::Holding,
+                    retry: Backoff::random(RETRY_MIN, RETRY_MAX),
+                };
+                self.pods.insert(uid.clone(), pod);
+            }
+        }
+        self.hold(uid)
+    }
+
+    fn leave(&mut self, uid: &PodUid) -> Option<Step> {
+        let pod = self.pods.remove(uid)?;
+        self.ids.forget(uid);
+        Some(Step::Release {
+            uid: uid.clone(),
+            id: pod.id,
+        })
+    }
+
+    /// An enrolled pod stays enrolled while it is held anew: its listeners do not change.
+    fn hold(&mut self, uid: &PodUid) -> Option<Step> {
+        let pod = self.pods.get_mut(uid)?;
+        let Some(spec) = spec(&pod.enrollment, pod.id) else {
+            pod.state = State::Waiting {
+                reason: "its network namespace is not known yet".into(),
+                retry_at: None,
+            };
+            return None;
+        };
+        if !matches!(pod.state, State::Enrolled(_)) {
+            pod.state = State::Holding;
+        }
+        Some(Step::Hold(spec))
+    }
+}
+
+impl State {
+    fn retry_at(&self) -> Option<Instant> {
+        match self {
+            Self::Waiting { retry_at, .. } => *retry_at,
+            Self::Holding | Self::Enrolled(_) => None,
+        }
+    }
+}
+
+fn is_wanted(enrollment: &Enrollment) -> bool {
+    enrollment.mode == DataplaneMode::Ambient
+}
+
+/// What the holder is told; nothing while the namespace is unknown.
+fn spec(enrollment: &Enrollment, id: u32) -> Option<PodSpec> {
+    let netns: PathBuf = enrollment.netns.clone()?;
+    Some(PodSpec {
+        uid: enrollment.uid.clone(),
+        id,
+        namespace: enrollment.namespace.clone(),
+        name: enrollment.name.clone(),
+        service_account: enrollment.service_account.clone(),
+        addresses: enrollment.addresses.clone(),
+        netns,
+    })
+}
+
+#[cfg(test)]
+mod tests;

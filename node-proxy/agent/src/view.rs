@@ -1,0 +1,126 @@
+//! What the admin socket and the metrics show.
+//!
+//! In: the roster, the maps, the connection to the controller. Out: JSON and Prometheus text.
+//! Not here: the servers.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde::Serialize;
+use weft_config::{ConfigStatus, Connection};
+
+use crate::roster::{Pod, Roster, State};
+
+/// One pod as `/pods` lists it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PodView {
+    uid: String,
+    namespace: String,
+    name: String,
+    service_account: String,
+    id: u32,
+    /// `enrolled`, `holding` or `waiting`.
+    pub(crate) state: &'static str,
+    /// What is missing, while it waits.
+    reason: Option<String>,
+    netns: Option<String>,
+    netns_cookie: Option<u64>,
+    addresses: Vec<String>,
+    terminating: bool,
+}
+
+/// Everything, as one immutable picture.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct View {
+    /// The controller has been heard, or the last state was on disk, and it has been carried out once.
+    pub(crate) complete: bool,
+    /// The pods.
+    pub(crate) pods: Vec<PodView>,
+    /// Counters of the eBPF programs, by name.
+    pub(crate) counters: Vec<(String, u64)>,
+}
+
+impl View {
+    /// A picture of the roster.
+    pub(crate) fn of(roster: &Roster, complete: bool, counters: Vec<(String, u64)>) -> Self {
+        Self {
+            complete,
+            pods: roster.pods().values().map(PodView::of).collect(),
+            counters,
+        }
+    }
+
+    /// Prometheus text.
+    pub(crate) fn metrics(&self) -> String {
+        let mut text = String::from("# TYPE weft_agent_pods gauge\n");
+        for state in ["enrolled", "holding", "waiting"] {
+            let count = self.pods.iter().filter(|pod| pod.state == state).count();
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "weft_agent_pods{{state=\"{state}\"}} {count}");
+        }
+        text.push_str("# TYPE weft_capture_events_total counter\n");
+        for (name, value) in &self.counters {
+            let _ = writeln!(
+                text,
+                "weft_capture_events_total{{event=\"{name}\"}} {value}"
+            );
+        }
+        text
+    }
+}
+
+impl PodView {
+    fn of(pod: &Pod) -> Self {
+        let enrollment = Arc::clone(&pod.enrollment);
+        let (state, reason, facts) = match &pod.state {
+            State::Waiting { reason, .. } => ("waiting", Some(reason.clone()), None),
+            State::Holding => ("holding", None, None),
+            State::Enrolled(facts) => ("enrolled", None, Some(facts)),
+        };
+        let addresses = facts.map_or(&enrollment.addresses, |facts| &facts.addresses);
+        Self {
+            uid: enrollment.uid.to_string(),
+            namespace: enrollment.namespace.to_string(),
+            name: enrollment.name.to_string(),
+            service_account: enrollment.service_account.to_string(),
+            id: pod.id,
+            state,
+            reason,
+            netns: enrollment
+                .netns
+                .as_ref()
+                .map(|path| path.display().to_string()),
+            netns_cookie: facts.map(|facts| facts.netns_cookie),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            terminating: enrollment.terminating,
+        }
+    }
+}
+
+/// The connection to the controller as `/config` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ConfigView {
+    connection: &'static str,
+    last_error: Option<String>,
+    streams: u64,
+    nacks: u64,
+    rejected: Vec<(String, String)>,
+    disk_error: Option<String>,
+}
+
+impl From<ConfigStatus> for ConfigView {
+    fn from(status: ConfigStatus) -> Self {
+        Self {
+            connection: match status.connection {
+                Connection::Down => "down",
+                Connection::Syncing => "syncing",
+                Connection::Synced => "synced",
+            },
+            last_error: status.last_error,
+            streams: status.streams,
+            nacks: status.nacks,
+            rejected: status.rejected.into_iter().collect(),
+            disk_error: status.disk_error,
+        }
+    }
+}
