@@ -20,6 +20,8 @@ mod names;
 mod pods;
 mod shared;
 mod socket;
+#[cfg(test)]
+mod testing;
 mod tunnel;
 mod worker;
 

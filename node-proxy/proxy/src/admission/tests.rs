@@ -1,1 +1,242 @@
-//! Decisions as tables.
+//! Decisions as tables: who arrives how, under which configuration, and what becomes of it.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use weft_config::{PolicyEntry, Snapshot, SnapshotBuilder};
+use weft_types::policy::{Clause, Match};
+use weft_types::{
+    Action, GatewayAddress, GatewayDestination, PolicyName, Rule, StringMatch, Workload,
+};
+
+use super::{Arrival, Decision, Via, decide};
+use crate::failure::Denial;
+use crate::pods::Pods;
+use crate::testing::{at, behind, fake_pod, id, ip, policy, service, service_name, workload};
+
+const CLIENT: &str = "10.0.0.1";
+const SERVER: &str = "10.0.0.2";
+const WAYPOINT: &str = "10.0.0.3";
+
+fn tunnel(account: &str, peer: &str) -> Via {
+    Via::Tunnel {
+        identity: id(account),
+        peer: ip(peer),
+    }
+}
+
+fn plaintext(peer: &str) -> Via {
+    Via::Plaintext { peer: ip(peer) }
+}
+
+fn node(account: &str, address: &str) -> Via {
+    Via::Node {
+        identity: id(account),
+        address: ip(address),
+    }
+}
+
+/// Judges an arrival at port 8080 of the pod `server`.
+fn judge(snapshot: &Snapshot, via: Via) -> Decision {
+    let pods = Pods::new(mpsc::unbounded_channel().0);
+    let pod = fake_pod(&pods, "server", &[SERVER]);
+    let destination = format!("{SERVER}:8080").parse().unwrap();
+    decide(
+        snapshot,
+        &Arrival {
+            pod,
+            via,
+            destination,
+        },
+    )
+}
+
+fn denial(decision: &Decision) -> Option<&Denial> {
+    match decision {
+        Decision::Deny(denial) => Some(denial),
+        _ => None,
+    }
+}
+
+fn config(server: Workload) -> SnapshotBuilder {
+    let mut config = SnapshotBuilder::new();
+    config
+        .put_workload(workload("client", CLIENT))
+        .put_workload(workload("waypoint", WAYPOINT))
+        .put_workload(server);
+    config
+}
+
+fn only(principal: &str) -> Rule {
+    Rule {
+        clauses: vec![Clause {
+            matches: vec![Match {
+                principals: vec![StringMatch::Exact(id(principal).principal())],
+                ..Match::default()
+            }],
+        }],
+    }
+}
+
+#[test]
+fn without_policies_everyone_whose_certificate_fits_the_address_is_admitted() {
+    let snapshot = config(workload("server", SERVER)).build();
+    for via in [
+        tunnel("client", CLIENT),
+        tunnel("anyone", "10.9.9.9"),
+        node("client", CLIENT),
+        plaintext(CLIENT),
+        plaintext("10.9.9.9"),
+    ] {
+        let decision = judge(&snapshot, via.clone());
+        assert!(
+            matches!(decision, Decision::Admit(_)),
+            "{via:?}: {decision:?}"
+        );
+    }
+}
+
+#[test]
+fn a_recycled_address_does_not_lend_its_former_identity() {
+    let snapshot = config(workload("server", SERVER)).build();
+    let decision = judge(&snapshot, tunnel("former", CLIENT));
+    let Decision::Hold(Denial::WrongIdentity { expected, got, .. }) = &decision else {
+        panic!("{decision:?}");
+    };
+    assert_eq!((expected, got), (&id("client").to_string(), &id("former")));
+}
+
+#[test]
+fn a_pod_that_configuration_does_not_know_is_never_open() {
+    let snapshot = SnapshotBuilder::new().build();
+    let decision = judge(&snapshot, tunnel("client", CLIENT));
+    assert!(matches!(
+        decision,
+        Decision::Hold(Denial::UnknownWorkload(_))
+    ));
+
+    let mut foreign = workload("server", SERVER);
+    foreign.service_account = "other".into();
+    let decision = judge(&config(foreign).build(), tunnel("client", CLIENT));
+    assert!(matches!(
+        decision,
+        Decision::Hold(Denial::ForeignWorkload(_))
+    ));
+}
+
+#[test]
+fn allow_policies_admit_the_identity_they_name_and_no_plaintext() {
+    let mut config = config(workload("server", SERVER));
+    let allow = policy("allow", Action::Allow, vec![only("client")]);
+    config.put_policy(PolicyEntry::Good(Arc::new(allow)));
+    let snapshot = config.build();
+    let check = |via: Via, want: bool| {
+        let decision = judge(&snapshot, via.clone());
+        assert_eq!(
+            matches!(decision, Decision::Admit(_)),
+            want,
+            "{via:?}: {decision:?}"
+        );
+    };
+    check(tunnel("client", CLIENT), true);
+    check(node("client", CLIENT), true);
+    check(tunnel("other", "10.9.9.9"), false);
+    check(node("other", "10.9.9.9"), false);
+    check(plaintext(CLIENT), false);
+}
+
+#[test]
+fn deny_names_its_policy_and_strict_refuses_plaintext_alone() {
+    let mut config = config(workload("server", SERVER));
+    let strict = Rule {
+        clauses: vec![Clause {
+            matches: vec![Match {
+                not_principals: vec![StringMatch::Presence],
+                ..Match::default()
+            }],
+        }],
+    };
+    let strict = policy("strict", Action::Deny, vec![strict]);
+    config.put_policy(PolicyEntry::Good(Arc::new(strict)));
+    let snapshot = config.build();
+    let refused = judge(&snapshot, plaintext(CLIENT));
+    let by = Denial::ByPolicy(PolicyName::new("default", "strict"));
+    assert_eq!(denial(&refused), Some(&by));
+    let admitted = judge(&snapshot, tunnel("client", CLIENT));
+    assert!(matches!(admitted, Decision::Admit(_)));
+}
+
+#[test]
+fn a_named_policy_that_has_not_arrived_holds() {
+    let mut server = workload("server", SERVER);
+    server.authorization_policies = vec![PolicyName::new("default", "late")];
+    let decision = judge(&config(server).build(), tunnel("client", CLIENT));
+    assert!(
+        matches!(decision, Decision::Hold(Denial::MissingPolicy(_))),
+        "{decision:?}"
+    );
+}
+
+/// The server's pod behind a service whose waypoint is `waypoint`, and a policy that denies everyone.
+fn behind_waypoint(requires: bool, gateway: GatewayDestination) -> Snapshot {
+    let mut config = config(behind(workload("server", SERVER), "web", 80, 8080));
+    let mut web = service("web", "10.96.0.10");
+    web.waypoint = Some(GatewayAddress {
+        destination: gateway,
+        hbone_port: 15008,
+    });
+    web.requires_waypoint = requires;
+    let waypoint = behind(workload("waypoint", WAYPOINT), "waypoint", 15008, 15008);
+    let deny = policy("deny-all", Action::Deny, vec![Rule::default()]);
+    config
+        .put_service(web)
+        .put_service(service("waypoint", "10.96.0.99"))
+        .put_workload(waypoint)
+        .put_policy(PolicyEntry::Good(Arc::new(deny)));
+    config.build()
+}
+
+#[test]
+fn the_bound_waypoint_is_admitted_in_the_client_s_place_and_nobody_else() {
+    for gateway in [
+        GatewayDestination::Hostname(service_name("waypoint")),
+        GatewayDestination::Address(at("10.96.0.99")),
+        GatewayDestination::Address(at(WAYPOINT)),
+    ] {
+        let snapshot = behind_waypoint(false, gateway.clone());
+        let admitted = judge(&snapshot, tunnel("waypoint", WAYPOINT));
+        assert!(
+            matches!(admitted, Decision::Admit(_)),
+            "{gateway:?}: {admitted:?}"
+        );
+        for via in [
+            tunnel("client", CLIENT),
+            // The waypoint's identity from elsewhere, and its address without its identity.
+            tunnel("waypoint", "10.9.9.9"),
+            tunnel("client", WAYPOINT),
+            plaintext(WAYPOINT),
+        ] {
+            let decision = judge(&snapshot, via.clone());
+            assert!(
+                !matches!(decision, Decision::Admit(_)),
+                "{via:?}: {decision:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_service_that_requires_its_waypoint_refuses_whoever_went_past_it() {
+    let gateway = GatewayDestination::Hostname(service_name("waypoint"));
+    let snapshot = behind_waypoint(true, gateway);
+    let past = Denial::PastWaypoint(service_name("web"));
+    for via in [
+        tunnel("client", CLIENT),
+        node("client", CLIENT),
+        plaintext(CLIENT),
+    ] {
+        assert_eq!(denial(&judge(&snapshot, via)), Some(&past));
+    }
+    let through = judge(&snapshot, tunnel("waypoint", WAYPOINT));
+    assert!(matches!(through, Decision::Admit(_)), "{through:?}");
+}
