@@ -35,7 +35,9 @@ pub(crate) fn load_program(
         .program_mut(name)
         .ok_or(CaptureError::NoProgram(name))?;
     let loaded = match program {
-        Program::CgroupSockAddr(program) => load_with(program, CgroupSockAddr::load, CgroupSockAddr::fd),
+        Program::CgroupSockAddr(program) => {
+            load_with(program, CgroupSockAddr::load, CgroupSockAddr::fd)
+        }
         Program::SockOps(program) => load_with(program, SockOps::load, SockOps::fd),
         Program::SkLookup(program) => load_with(program, SkLookup::load, SkLookup::fd),
         _ => return Err(CaptureError::NoProgram(name)),
