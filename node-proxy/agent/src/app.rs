@@ -72,6 +72,7 @@ struct Agent {
     events: mpsc::Receiver<AgentEvent<Fd>>,
     view: Arc<Mutex<Arc<View>>>,
     complete: bool,
+    settled: bool,
 }
 
 impl Agent {
@@ -98,6 +99,7 @@ impl Agent {
             events,
             view: Arc::default(),
             complete: false,
+            settled: false,
         };
         agent
             .serve(options, log, shutdown)
@@ -161,7 +163,19 @@ impl Agent {
                     }
                 }
             }
+            self.settle();
             self.publish();
+        }
+    }
+
+    /// Once every pod is enrolled under this ABI, what an agent of another ABI left pinned may go.
+    fn settle(&mut self) {
+        if self.settled || !self.complete || !self.roster.all_enrolled() {
+            return;
+        }
+        self.settled = true;
+        if let Err(error) = self.capture.remove_other_generations() {
+            warn!(%error, "pins of another generation could not be removed");
         }
     }
 

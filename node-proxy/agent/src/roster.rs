@@ -100,6 +100,13 @@ impl Roster {
         self.pods.values().map(|pod| pod.id).collect()
     }
 
+    /// Whether no pod is on its way.
+    pub(crate) fn all_enrolled(&self) -> bool {
+        self.pods
+            .values()
+            .all(|pod| matches!(pod.state, State::Enrolled(_)))
+    }
+
     /// Takes the controller's current word. Idempotent.
     pub(crate) fn reconcile(&mut self, set: &EnrollmentSet) -> Vec<Step> {
         let mut steps = Vec::new();
