@@ -3,6 +3,8 @@
 //! Every system test trusts the oracle, so it is shown plaintext here in each way in which a mesh
 //! could let it out, and must object.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 use weft_testkit::lab::file::{LabFile, PodEntry};
 use weft_testkit::lab::plan::{Plan, Surroundings, plan};
 use weft_testkit::lab::topology::Topology;
