@@ -3,7 +3,6 @@
 //! In: settings. Out: snapshots. The task behind it lives until the shutdown value stops, through a drain as well,
 //! because connections that are being drained are still judged.
 
-mod intern;
 mod state;
 
 use std::sync::Arc;

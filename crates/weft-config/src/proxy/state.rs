@@ -10,7 +10,6 @@ use weft_proto::wire::discovery::Resource;
 use weft_proto::{Any, ConvertError, Problem, wire};
 use weft_types::{Action, AuthorizationPolicy, PolicyName, Rule, Scope, ServiceName, WorkloadUid};
 
-use super::intern::Interner;
 use crate::client::{Image, Kind, State};
 use crate::snapshot::{BrokenPolicy, Origin, PolicyEntry, Snapshot, SnapshotBuilder};
 
@@ -34,7 +33,6 @@ pub(super) struct ProxyState {
     next: SnapshotBuilder,
     current: Arc<ArcSwap<Snapshot>>,
     publish: watch::Sender<u64>,
-    texts: Interner,
 }
 
 impl ProxyState {
@@ -47,7 +45,6 @@ impl ProxyState {
             next: SnapshotBuilder::from_snapshot(&Snapshot::empty(cluster)),
             current,
             publish,
-            texts: Interner::default(),
         }
     }
 
@@ -56,8 +53,7 @@ impl ProxyState {
         let address = MeshAddress::from_wire(&resource.name, &message)?;
         expect_name(resource, &address.resource_name())?;
         match address {
-            MeshAddress::Workload(mut workload) => {
-                self.texts.workload(&mut workload);
+            MeshAddress::Workload(workload) => {
                 self.next.put_workload(workload);
             }
             MeshAddress::Service(service) => {

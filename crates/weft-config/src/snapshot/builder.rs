@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use weft_types::{MeshSettings, PolicyName, Service, ServiceName, Workload, WorkloadUid};
 
+use super::intern::Interner;
 use super::{Origin, PolicyEntry, Snapshot};
 
 /// Builds the next snapshot from the current one; also makes snapshots for tests of what reads them.
 #[derive(Clone, Debug)]
 pub struct SnapshotBuilder {
     next: Snapshot,
+    shared: Interner,
 }
 
 impl SnapshotBuilder {
@@ -17,6 +19,7 @@ impl SnapshotBuilder {
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
         Self {
             next: snapshot.clone(),
+            shared: Interner::default(),
         }
     }
 
@@ -24,7 +27,10 @@ impl SnapshotBuilder {
     pub fn new() -> Self {
         let mut next = Snapshot::empty(MeshSettings::default().cluster);
         next.origin = Origin::Live;
-        Self { next }
+        Self {
+            next,
+            shared: Interner::default(),
+        }
     }
 
     /// The state built so far, to look at.
@@ -39,7 +45,9 @@ impl SnapshotBuilder {
 
     /// Adds or replaces a workload.
     pub fn put_workload(&mut self, workload: impl Into<Arc<Workload>>) -> &mut Self {
-        let workload = workload.into();
+        let mut workload = Arc::unwrap_or_clone(workload.into());
+        self.shared.workload(&mut workload);
+        let workload = Arc::new(workload);
         let before = self.next.workloads.put(workload.clone());
         self.next
             .services
