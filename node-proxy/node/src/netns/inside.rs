@@ -155,7 +155,9 @@ fn listener(family: Family) -> io::Result<Fd> {
         Family::V4 => Ipv4Addr::LOCALHOST.into(),
         Family::V6 => {
             sockopt::set_ipv6_v6only(&socket, false)?;
-            Ipv6Addr::LOCALHOST.into()
+            // Binding to ::1 would make it IPv6-only, and sk_lookup refuses to hand it an IPv4 connection (EAFNOSUPPORT);
+            // bound to a mapped address it accepts both.
+            Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()
         }
     };
     rustix::net::bind(&socket, &SocketAddr::new(loopback, 0))?;
