@@ -7,6 +7,7 @@
 //! Readers keep a whole snapshot for the length of a decision, so no decision mixes two states.
 
 mod builder;
+mod claims;
 mod intern;
 mod policies;
 mod services;

@@ -18,7 +18,7 @@ const RESOURCES_PER_TURN: usize = 64;
 const NACK_NAMES_MAX: usize = 10;
 
 /// Versions of one type, by resource name. Empty: the server should send it again, or say that it is gone.
-pub(crate) type Versions = imbl::HashMap<Arc<str>, Arc<str>>;
+pub(crate) type Versions = imbl::OrdMap<Arc<str>, Arc<str>>;
 
 /// A state and the versions of what it holds.
 pub(super) struct Held<S: State> {

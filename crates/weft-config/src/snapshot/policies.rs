@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdSet};
+use imbl::{OrdMap, OrdSet};
 use weft_types::{AppliedPolicies, AuthorizationPolicy, PolicyName, Scope};
 
 /// Policies, and the names of those that apply beyond the workloads naming them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PolicyIndex {
-    by_name: HashMap<PolicyName, PolicyEntry>,
+    by_name: OrdMap<PolicyName, PolicyEntry>,
     global: OrdSet<PolicyName>,
-    by_namespace: HashMap<Arc<str>, OrdSet<PolicyName>>,
+    by_namespace: OrdMap<Arc<str>, OrdSet<PolicyName>>,
 }
 
 /// A policy as it arrived.

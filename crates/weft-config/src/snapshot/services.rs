@@ -1,32 +1,41 @@
 //! Services by name, hostname and virtual address, and the workloads behind each.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdMap};
+use imbl::OrdMap;
 use ipnet::IpNet;
 use weft_types::{Service, ServiceName, Workload, WorkloadUid};
+
+use super::claims::{ClaimMap, Claimant};
 
 /// Services and their endpoints; either may be known before the other.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ServiceIndex {
-    by_name: HashMap<ServiceName, Arc<Service>>,
-    by_hostname: HashMap<Arc<str>, Claims>,
-    networks: HashMap<Arc<str>, Network>,
-    endpoints: HashMap<ServiceName, Arc<ServiceEndpoints>>,
+    by_name: OrdMap<ServiceName, Arc<Service>>,
+    by_hostname: ClaimMap<Arc<str>, Service>,
+    networks: OrdMap<Arc<str>, Network>,
+    endpoints: OrdMap<ServiceName, Arc<ServiceEndpoints>>,
 }
 
 /// Virtual addresses of one network.
 #[derive(Clone, Debug, Default)]
 struct Network {
-    exact: HashMap<IpAddr, Claims>,
+    exact: ClaimMap<IpAddr, Service>,
     /// By prefix length, the longest first: a lookup asks once for each length in use.
-    ranges: OrdMap<Reverse<u8>, HashMap<IpNet, Claims>>,
+    ranges: OrdMap<Reverse<u8>, ClaimMap<IpNet, Service>>,
 }
 
-/// Who claims an address, the alphabetically first in front.
-type Claims = OrdMap<ServiceName, Arc<Service>>;
+impl Claimant for Service {
+    fn is(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        self.name.cmp(&other.name)
+    }
+}
 
 /// The workloads behind one service.
 #[derive(Clone, Debug, Default)]
@@ -82,17 +91,16 @@ impl ServiceIndex {
     }
 
     pub(super) fn by_hostname(&self, hostname: &str) -> Option<&Arc<Service>> {
-        first(self.by_hostname.get(hostname)?)
+        self.by_hostname.best(hostname)
     }
 
     pub(super) fn by_address(&self, network: &str, address: IpAddr) -> Option<&Arc<Service>> {
         let network = self.networks.get(network)?;
-        if let Some(claims) = network.exact.get(&address) {
-            return first(claims);
-        }
-        network.ranges.iter().find_map(|(Reverse(length), nets)| {
-            let around = IpNet::new(address, *length).ok()?.trunc();
-            first(nets.get(&around)?)
+        network.exact.best(&address).or_else(|| {
+            network.ranges.iter().find_map(|(Reverse(length), nets)| {
+                let around = IpNet::new(address, *length).ok()?.trunc();
+                nets.best(&around)
+            })
         })
     }
 
@@ -107,24 +115,17 @@ impl ServiceIndex {
     pub(super) fn put(&mut self, service: Arc<Service>) {
         self.remove(&service.name);
         self.by_hostname
-            .entry(service.name.hostname.clone())
-            .or_default()
-            .insert(service.name.clone(), service.clone());
+            .add(service.name.hostname.clone(), service.clone());
         for address in &service.addresses {
             let network = self.networks.entry(address.network.clone()).or_default();
             network
                 .exact
-                .entry(address.address.to_canonical())
-                .or_default()
-                .insert(service.name.clone(), service.clone());
+                .add(address.address.to_canonical(), service.clone());
         }
         for range in &service.address_ranges {
             let network = self.networks.entry(range.network.clone()).or_default();
             let nets = network.ranges.entry(Reverse(range.range.prefix_len()));
-            nets.or_default()
-                .entry(range.range.trunc())
-                .or_default()
-                .insert(service.name.clone(), service.clone());
+            nets.or_default().add(range.range.trunc(), service.clone());
         }
         self.by_name.insert(service.name.clone(), service);
     }
@@ -133,10 +134,12 @@ impl ServiceIndex {
         let Some(gone) = self.by_name.remove(name) else {
             return false;
         };
-        release(&mut self.by_hostname, &name.hostname, name);
+        self.by_hostname.release(&name.hostname, &gone);
         for address in &gone.addresses {
             if let Some(network) = self.networks.get_mut(&address.network) {
-                release(&mut network.exact, &address.address.to_canonical(), name);
+                network
+                    .exact
+                    .release(&address.address.to_canonical(), &gone);
             }
         }
         for range in &gone.address_ranges {
@@ -145,7 +148,7 @@ impl ServiceIndex {
                 continue;
             };
             if let Some(nets) = network.ranges.get_mut(&length) {
-                release(nets, &range.range.trunc(), name);
+                nets.release(&range.range.trunc(), &gone);
                 if nets.is_empty() {
                     network.ranges.remove(&length);
                 }
@@ -190,22 +193,6 @@ impl ServiceIndex {
             self.endpoints.remove(name);
         } else {
             *endpoints = Arc::new(ServiceEndpoints { workloads });
-        }
-    }
-}
-
-fn first(claims: &Claims) -> Option<&Arc<Service>> {
-    claims.get_min().map(|(_, service)| service)
-}
-
-fn release<K>(index: &mut HashMap<K, Claims>, key: &K, name: &ServiceName)
-where
-    K: Clone + Eq + std::hash::Hash,
-{
-    if let Some(claims) = index.get_mut(key) {
-        claims.remove(name);
-        if claims.is_empty() {
-            index.remove(key);
         }
     }
 }

@@ -1,25 +1,36 @@
 //! Workloads by uid and by address.
 
+use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::HashMap;
+use imbl::OrdMap;
 use weft_types::{Health, NetworkMode, Workload, WorkloadUid};
+
+use super::claims::{ClaimMap, Claimant};
 
 /// Both maps hold the same workloads.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WorkloadIndex {
-    by_uid: HashMap<WorkloadUid, Arc<Workload>>,
-    /// Network, then address; the best claimant comes first.
-    by_address: HashMap<Arc<str>, HashMap<IpAddr, Claims>>,
+    by_uid: OrdMap<WorkloadUid, Arc<Workload>>,
+    /// Network, then address.
+    by_address: OrdMap<Arc<str>, ClaimMap<IpAddr, Workload>>,
 }
 
-/// Who claims an address. Nearly always one, which must not cost a list.
-#[derive(Clone, Debug)]
-enum Claims {
-    One(Arc<Workload>),
-    /// At least two, the best first.
-    Many(Vec<Arc<Workload>>),
+impl Claimant for Workload {
+    fn is(&self, other: &Self) -> bool {
+        self.uid == other.uid
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        let rank = |workload: &Self| match workload.health {
+            Health::Healthy => 0,
+            Health::Unhealthy => 1,
+        };
+        rank(self)
+            .cmp(&rank(other))
+            .then_with(|| other.uid.cmp(&self.uid))
+    }
 }
 
 impl WorkloadIndex {
@@ -28,10 +39,7 @@ impl WorkloadIndex {
     }
 
     pub(super) fn by_address(&self, network: &str, address: IpAddr) -> Option<&Arc<Workload>> {
-        self.by_address
-            .get(network)?
-            .get(&address)
-            .map(Claims::best)
+        self.by_address.get(network)?.best(&address)
     }
 
     pub(super) fn all(&self) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
@@ -43,14 +51,10 @@ impl WorkloadIndex {
         let before = self.remove(&workload.uid);
         if workload.network_mode == NetworkMode::Standard {
             for address in &workload.addresses {
-                let network = self.by_address.entry(workload.network.clone()).or_default();
-                let address = address.to_canonical();
-                match network.get_mut(&address) {
-                    Some(claims) => claims.add(workload.clone()),
-                    None => {
-                        network.insert(address, Claims::One(workload.clone()));
-                    }
-                }
+                let network = self.by_address.entry(workload.network.clone());
+                network
+                    .or_default()
+                    .add(address.to_canonical(), workload.clone());
             }
         }
         self.by_uid.insert(workload.uid.clone(), workload);
@@ -61,68 +65,15 @@ impl WorkloadIndex {
         let gone = self.by_uid.remove(uid)?;
         if gone.network_mode == NetworkMode::Standard {
             for address in &gone.addresses {
-                self.release(&gone, address.to_canonical());
+                let Some(network) = self.by_address.get_mut(&gone.network) else {
+                    break;
+                };
+                network.release(&address.to_canonical(), &gone);
+                if network.is_empty() {
+                    self.by_address.remove(&gone.network);
+                }
             }
         }
         Some(gone)
-    }
-
-    fn release(&mut self, gone: &Workload, address: IpAddr) {
-        let Some(network) = self.by_address.get_mut(&gone.network) else {
-            return;
-        };
-        let Some(claims) = network.get_mut(&address) else {
-            return;
-        };
-        if !claims.drop_of(&gone.uid) {
-            network.remove(&address);
-        }
-        if network.is_empty() {
-            self.by_address.remove(&gone.network);
-        }
-    }
-}
-
-impl Claims {
-    fn best(&self) -> &Arc<Workload> {
-        match self {
-            Self::One(only) => only,
-            Self::Many(all) => &all[0],
-        }
-    }
-
-    fn add(&mut self, workload: Arc<Workload>) {
-        let mut all = match self {
-            // A workload may list one address twice.
-            Self::One(only) if only.uid == workload.uid => return,
-            Self::One(only) => vec![only.clone()],
-            Self::Many(all) => std::mem::take(all),
-        };
-        if !all.iter().any(|one| one.uid == workload.uid) {
-            all.push(workload);
-        }
-        all.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| b.uid.cmp(&a.uid)));
-        *self = Self::Many(all);
-    }
-
-    /// Returns false when nobody is left.
-    fn drop_of(&mut self, uid: &WorkloadUid) -> bool {
-        match self {
-            Self::One(only) => only.uid != *uid,
-            Self::Many(all) => {
-                all.retain(|one| one.uid != *uid);
-                if let [only] = all.as_slice() {
-                    *self = Self::One(only.clone());
-                }
-                true
-            }
-        }
-    }
-}
-
-fn rank(workload: &Workload) -> u8 {
-    match workload.health {
-        Health::Healthy => 0,
-        Health::Unhealthy => 1,
     }
 }
