@@ -7,12 +7,13 @@ use crate::security::{
 };
 
 /// The attributes that a condition may name, besides those in brackets.
-const CONDITION_KEYS: [&str; 12] = [
+const CONDITION_KEYS: [&str; 13] = [
     "source.ip",
     "remote.ip",
     "source.namespace",
     "source.principal",
     "source.serviceAccount",
+    "source.serviceaccount",
     "source.trustDomain",
     "destination.ip",
     "destination.port",

@@ -1,0 +1,223 @@
+//! Wires the stages together. The only module that sees all of them.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tonic::service::Routes;
+use weft_identity::{Authority, AuthorityError, AuthorityOptions};
+use weft_runtime::{Clock, Shutdown, SystemClock, spawn, tcp_listener};
+use weft_telemetry::LogHandle;
+use weft_types::{MeshSettings, NodeName};
+
+use crate::admin::Admin;
+use crate::caller::Callers;
+use crate::config::Config;
+use crate::index::Index;
+use crate::issue::Issue;
+use crate::metrics::{Counters, registry};
+use crate::pipeline::{Pipeline, load_addresses};
+use crate::publish::{Ads, Snapshot, Subscribers};
+use crate::serve::{Serve, ServeError};
+use crate::source::{WatchError, watch as watch_source};
+use crate::tokens::{TokenError, Tokens};
+use crate::translate::Memory;
+use crate::view::Views;
+
+/// Workload certificates live no longer, whatever is asked for; the server's own lives as long.
+const CERTIFICATE_TTL_MAX: Duration = Duration::from_hours(365 * 24);
+/// Names under which a cluster reaches the controller.
+const SERVICE_NAMES: [&str; 5] = [
+    "localhost",
+    "127.0.0.1",
+    "::1",
+    "weft-controller",
+    "weft-controller.weft-system.svc",
+];
+
+/// Why the controller does not start. The operator is to blame; every message says what to check.
+#[derive(Debug, Error)]
+pub(crate) enum StartError {
+    /// Source.
+    #[error(transparent)]
+    Source(#[from] WatchError),
+    /// Tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
+    /// Authority.
+    #[error("certificate authority: {0}")]
+    Authority(#[from] AuthorityError),
+    /// Server.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A file or socket cannot be made.
+    #[error("{what}: {error}")]
+    Io {
+        /// Flag and path.
+        what: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// No settings came from the source.
+    #[error("the source ended before it was read")]
+    SourceEnded,
+}
+
+/// Starts everything; what runs afterwards ends with `shutdown`.
+pub(crate) async fn start(
+    config: Config,
+    shutdown: &Shutdown,
+    log: LogHandle,
+) -> Result<(), StartError> {
+    let failed = |what: &str, path: &Path| {
+        let what = format!("{what} {}", path.display());
+        move |error| StartError::Io { what, error }
+    };
+    std::fs::create_dir_all(&config.state_dir).map_err(failed("--state-dir", &config.state_dir))?;
+    let nodes: Vec<NodeName> = config
+        .nodes
+        .iter()
+        .map(|node| node.as_str().into())
+        .collect();
+    let tokens = Tokens::open(shutdown, &config.tokens, &nodes)?;
+    let views = Views::default();
+    let addresses_file = config.state_dir.join("cluster-ips.json");
+    let (snapshots, newest) = watch::channel(Arc::new(Snapshot::default()));
+    let pipeline = Pipeline {
+        updates: watch_source(shutdown, config.source.clone(), &config.state_dir)?,
+        index: Index::default(),
+        memory: Memory {
+            virtual_addresses: load_addresses(&addresses_file),
+            ..Memory::default()
+        },
+        addresses_file,
+        tokens: tokens.clone(),
+        views: views.clone(),
+        snapshots,
+    };
+    spawn(shutdown, "pipeline", pipeline.run(shutdown.clone()));
+    // Nobody is served before the source was read: an empty mesh would be told to everybody as the truth.
+    let settings = first_settings(newest.clone(), &views).await?;
+    let authority = Arc::new(authority(&config, &settings)?);
+    let root_out = &config.root_cert_out;
+    write_whole(root_out, authority.roots_pem()).map_err(failed("--root-cert-out", root_out))?;
+
+    let (listener, address) = Serve::bind(config.listen)?;
+    let subscribers = Subscribers::default();
+    let counters = Counters::default();
+    let callers = Arc::new(Callers {
+        tokens,
+        views: views.clone(),
+    });
+    let ads = Ads {
+        snapshots: newest,
+        callers: callers.clone(),
+        events: Arc::new(counters.clone()),
+        subscribers: subscribers.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let issue = Issue::service(
+        Arc::clone(&authority),
+        callers,
+        Arc::new(counters.clone()),
+        Arc::new(SystemClock),
+    );
+    let serve = Serve {
+        routes: Routes::new(ads.service()).add_service(issue),
+        authority,
+        names: server_names(&config),
+    };
+    serve.start(shutdown, listener)?;
+    let admin = Admin {
+        metrics: registry(&counters, subscribers.clone(), views.clone()),
+        views,
+        subscribers,
+        log: Arc::new(log),
+    };
+    serve_admin(&config, shutdown, &admin)?;
+    if let Some(file) = &config.address_file {
+        write_whole(file, &format!("{address}\n")).map_err(failed("--address-file", file))?;
+    }
+    tracing::info!(%address, "serving");
+    Ok(())
+}
+
+async fn first_settings(
+    mut newest: watch::Receiver<Arc<Snapshot>>,
+    views: &Views,
+) -> Result<MeshSettings, StartError> {
+    newest
+        .changed()
+        .await
+        .map_err(|_| StartError::SourceEnded)?;
+    let view = views.newest().ok_or(StartError::SourceEnded)?;
+    Ok(view.translation.settings.clone())
+}
+
+fn authority(config: &Config, settings: &MeshSettings) -> Result<Authority, AuthorityError> {
+    let options = AuthorityOptions {
+        ttl_default: settings.certificate_ttl,
+        ttl_max: CERTIFICATE_TTL_MAX,
+    };
+    let trust_domain = settings.trust_domain.clone();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    match &config.ca_dir {
+        Some(folder) => Authority::from_folder(folder, trust_domain, options, clock),
+        None => Authority::load_or_create(&config.state_dir, trust_domain, options, clock),
+    }
+}
+
+fn server_names(config: &Config) -> Vec<String> {
+    let mut names: Vec<String> = SERVICE_NAMES.map(str::to_owned).to_vec();
+    let ip = config.listen.ip();
+    if !ip.is_unspecified() {
+        names.push(ip.to_string());
+    }
+    names.extend(config.server_names.iter().cloned());
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn serve_admin(config: &Config, shutdown: &Shutdown, admin: &Admin) -> Result<(), StartError> {
+    if let Some(path) = &config.admin_socket {
+        let failed = |error| StartError::Io {
+            what: format!("--admin-socket {}", path.display()),
+            error,
+        };
+        let listener = weft_runtime::bind_unix(path, 0o600).map_err(failed)?;
+        let admin = admin.clone();
+        let answer = move |request: weft_runtime::Request| {
+            let answer = admin.answer(&request);
+            std::future::ready(answer)
+        };
+        weft_runtime::serve_unix(shutdown, listener, answer).map_err(failed)?;
+    }
+    if let Some(address) = config.metrics_address {
+        let failed = |error| StartError::Io {
+            what: format!("--metrics-address {address}"),
+            error,
+        };
+        let listener = tcp_listener(address).map_err(failed)?;
+        let actual = listener.local_addr().map_err(failed)?;
+        tracing::info!(address = %actual, "metrics");
+        let admin = admin.clone();
+        let answer = move |request: weft_runtime::Request| {
+            let answer = admin.answer_public(&request);
+            std::future::ready(answer)
+        };
+        weft_runtime::serve_tcp(shutdown, listener, answer).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Written beside and renamed: whoever waits for the file finds it whole.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    std::fs::write(&beside, text)?;
+    std::fs::rename(&beside, path)
+}
