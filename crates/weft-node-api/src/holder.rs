@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use weft_types::PodUid;
 
 use crate::link::{Link, Outgoing};
-use crate::message::{Family, Incoming, Listeners, NackReason, PodFacts, PodSpec};
+use crate::message::{Family, Incoming, Listeners, NackReason, PodFacts, PodSpec, Removal};
 
 /// What the holder's owner has to do. The outcomes come back by the methods named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +102,9 @@ pub struct Held<F> {
     pub listeners: Listeners<F>,
 }
 
+/// Pods remembered after they were let go of. Forgetting one too early only delays its end to the agent's next snapshot.
+const LET_GO_MAX: usize = 4096;
+
 /// The state machine. `F` is a descriptor that can be shared.
 #[derive(Debug)]
 pub struct Holder<F> {
@@ -113,6 +116,8 @@ pub struct Holder<F> {
     /// A living proxy has not yet named its listeners: pods whose listeners nobody else has must wait for it.
     awaiting_offers: bool,
     deferred: Vec<Incoming<F>>,
+    /// Pods that this holder let go of, with generation and reason: a proxy that has not heard of it may still offer them.
+    let_go: BTreeMap<PodUid, (u64, Removal)>,
     actions: VecDeque<HolderAction<F>>,
 }
 
@@ -185,6 +190,7 @@ impl<F: Clone> Holder<F> {
             keys: None,
             awaiting_offers: proxy_lives,
             deferred: Vec::new(),
+            let_go: BTreeMap::new(),
             actions: VecDeque::new(),
         }
     }

@@ -26,3 +26,6 @@ pub use message::{
     PodSpec, Removal, Role, VERSION, compatible,
 };
 pub use proxy::{ProxyEvent, ProxySide};
+
+#[cfg(test)]
+mod simulation;

@@ -2,7 +2,7 @@
 
 use weft_types::PodUid;
 
-use super::{AgentLink, Holder, HolderAction, Keys, Offered, Pod, ProxyLink};
+use super::{AgentLink, Holder, HolderAction, Keys, LET_GO_MAX, Offered, Pod, ProxyLink};
 use crate::link::Link;
 use crate::message::{
     Family, Hello, Incoming, Listeners, Message, NackReason, PodSpec, Removal, VERSION, compatible,
@@ -157,8 +157,23 @@ impl<F: Clone> Holder<F> {
             return self.proxy_nack(id, NackReason::Malformed, "Offer carries three descriptors");
         };
         self.proxy_ack(id);
+        // Once the agent has named every pod, only those of its requests that wait for an offer can use one.
         let agent_spoke = self.agent.as_ref().is_some_and(|agent| agent.complete);
-        if !self.pods.contains_key(&spec.uid) && !agent_spoke {
+        let needed = !agent_spoke || self.is_deferred(&spec.uid);
+        let over = self
+            .let_go
+            .get(&spec.uid)
+            .filter(|(at, _)| generation <= *at);
+        if let (Some((_, reason)), Some(proxy)) = (over, &mut self.proxy) {
+            let message = Message::RemovePod {
+                uid: spec.uid,
+                generation,
+                reason: *reason,
+            };
+            proxy.link.request((), message, Vec::new());
+            return;
+        }
+        if needed && !self.pods.contains_key(&spec.uid) {
             let pod = Offered {
                 generation,
                 spec: spec.clone(),
@@ -249,6 +264,10 @@ impl<F: Clone> Holder<F> {
     }
 
     pub(super) fn tell_removed(&mut self, uid: &PodUid, generation: u64, reason: Removal) {
+        if self.let_go.len() >= LET_GO_MAX {
+            self.let_go.clear();
+        }
+        self.let_go.insert(uid.clone(), (generation, reason));
         let message = Message::RemovePod {
             uid: uid.clone(),
             generation,

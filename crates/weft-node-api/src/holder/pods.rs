@@ -51,6 +51,17 @@ impl<F: Clone> Holder<F> {
         self.actions
             .push_back(HolderAction::Release { uid: uid.clone() });
         self.tell_removed(uid, generation, Removal::Gone);
+        if let Pod::Ready {
+            pending: Some((pending, spec)),
+            ..
+        } = pod
+        {
+            // The newer revision that is in work names another namespace, or it will be refused.
+            let old = None;
+            let preparing = Pod::Preparing { pending, spec, old };
+            self.pods.insert(uid.clone(), preparing);
+            return;
+        }
         if let Some(agent) = &mut self.agent {
             agent.named.remove(uid);
             let message = Message::PodGone {
@@ -73,12 +84,22 @@ impl<F: Clone> Holder<F> {
             return self.agent_nack(id, NackReason::Malformed, detail);
         }
         let uid = spec.uid.clone();
+        // Named, whatever is wrong with the request: what is held of the pod stays until the agent has got it right.
+        if let Some(agent) = &mut self.agent {
+            agent.named.insert(uid.clone());
+        }
         if self.id_taken(&spec) {
             let detail = format!("another pod has number {}", spec.id);
             return self.agent_nack(id, NackReason::IdTaken, &detail);
         }
         let known = self.pods.get(&uid).map(Pod::generation);
-        if let Some(known) = known.filter(|known| generation < *known) {
+        // The same generation with another spec: an agent was started again after its clock went back.
+        let same = |pod: &Pod<F>| generation == pod.generation() && spec == *pod.spec();
+        if let Some(pod) = self.pods.get(&uid)
+            && generation <= pod.generation()
+            && !same(pod)
+        {
+            let known = pod.generation();
             let detail = format!("generation {known} is known");
             return self.agent_nack(id, NackReason::Stale { generation: known }, &detail);
         }
@@ -89,9 +110,6 @@ impl<F: Clone> Holder<F> {
                 descriptors,
             });
             return;
-        }
-        if let Some(agent) = &mut self.agent {
-            agent.named.insert(uid.clone());
         }
         if self.same_again(id, &uid, generation) {
             return;
@@ -110,9 +128,13 @@ impl<F: Clone> Holder<F> {
     }
 
     pub(super) fn remove_pod(&mut self, id: u64, uid: &PodUid, generation: u64) {
-        self.deferred.retain(
-            |packet| !matches!(&packet.message, Message::PutPod { spec, .. } if spec.uid == *uid),
-        );
+        let (dropped, deferred): (Vec<_>, Vec<_>) = std::mem::take(&mut self.deferred)
+            .into_iter()
+            .partition(|packet| is_put_of(packet, uid));
+        self.deferred = deferred;
+        for packet in dropped {
+            self.agent_nack(packet.id, NackReason::NoSuchPod, "it was removed meanwhile");
+        }
         let known = self.pods.get(uid).map(Pod::generation);
         if let Some(known) = known.filter(|known| generation < *known) {
             let detail = format!("generation {known} is known");
@@ -130,25 +152,22 @@ impl<F: Clone> Holder<F> {
         self.agent_ack(id);
         let Some(agent) = &mut self.agent else { return };
         agent.complete = true;
-        // What waits for offers was named as well.
-        let deferred: Vec<&PodUid> = self
-            .deferred
-            .iter()
-            .filter_map(|packet| match &packet.message {
-                Message::PutPod { spec, .. } => Some(&spec.uid),
-                _ => None,
-            })
-            .collect();
+        let named = agent.named.clone();
         let stale: Vec<PodUid> = self
             .pods
             .keys()
-            .filter(|uid| !agent.named.contains(*uid) && !deferred.contains(uid))
+            .filter(|uid| !named.contains(*uid))
             .cloned()
             .collect();
         for uid in stale {
             self.drop_pod(&uid);
         }
         self.actions.push_back(HolderAction::AgentComplete);
+    }
+
+    /// Whether the agent named the pod, and its request waits for the offers of a living proxy.
+    pub(super) fn is_deferred(&self, uid: &PodUid) -> bool {
+        self.deferred.iter().any(|packet| is_put_of(packet, uid))
     }
 
     /// No answer can reach an agent that is gone.
@@ -273,12 +292,19 @@ impl<F: Clone> Holder<F> {
 
     /// A refused revision changes nothing for the revision that is held; an offer without a fitting namespace ends.
     fn refused(&mut self, uid: &PodUid, of: Option<u64>, refusal: Refusal) {
-        match self.pods.get_mut(uid) {
-            Some(Pod::Ready { pending, .. }) => *pending = None,
-            _ => self.drop_pod(uid),
-        }
         if let Some(id) = of {
             self.agent_nack(id, refusal.reason, &refusal.detail);
+        }
+        match self.pods.get_mut(uid) {
+            Some(Pod::Ready { pending, .. }) => *pending = None,
+            Some(Pod::Preparing { pending, .. }) => {
+                pending.of = None;
+                if let Some(agent) = &mut self.agent {
+                    agent.named.remove(uid);
+                }
+                self.drop_pod(uid);
+            }
+            Some(Pod::Offered(_)) | None => {}
         }
     }
 
@@ -320,7 +346,11 @@ impl<F> Pod<F> {
     fn spec(&self) -> &PodSpec {
         match self {
             Self::Offered(offered) => &offered.spec,
-            Self::Preparing { spec, .. } => spec,
+            Self::Preparing { spec, .. }
+            | Self::Ready {
+                pending: Some((_, spec)),
+                ..
+            } => spec,
             Self::Ready { held, .. } => &held.spec,
         }
     }
@@ -335,4 +365,8 @@ impl<F> Pod<F> {
             _ => None,
         }
     }
+}
+
+fn is_put_of<F>(packet: &Incoming<F>, uid: &PodUid) -> bool {
+    matches!(&packet.message, Message::PutPod { spec, .. } if spec.uid == *uid)
 }
