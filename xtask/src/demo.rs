@@ -101,9 +101,8 @@ fn play(stage: &mut Stage) -> Result<()> {
 fn keep(stage: Stage) -> Result<()> {
     let folder = stage.folder.clone();
     let mut lab = stage.into_lab();
-    let program = std::env::current_exe().context("cannot find this program's own path")?;
     let words = ["lab", "watch", "--name", NAME].map(ToOwned::to_owned);
-    lab.start_watcher(&program, words.to_vec())?;
+    lab.start_watcher(words.to_vec())?;
     let web = lab.pod("web")?.netns.clone();
     println!();
     println!("The mesh is left running. Try:");

@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Verb::Up { file, name } => up(file, &name.name),
         Verb::Status { name } => {
             let lab = Lab::open(&name.name, shell::progress)?;
-            print(&report::status(&lab)?)
+            print(&report::status(&lab))
         }
         Verb::Upgrade { name, node } => {
             shell::require_root("lab")?;
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let build = shell::build_programs()?;
             keep_descriptors_here();
             upgrade(&mut lab, &build, node.as_deref())?;
-            print(&report::describe(&lab)?)
+            print(&report::describe(&lab))
         }
         Verb::Down { name } => {
             shell::require_root("lab")?;
@@ -103,7 +103,7 @@ fn up(path: &Path, name: &str) -> Result<()> {
     };
     keep_descriptors_here();
     let mut lab = Lab::up(&options, file)?;
-    let outcome = start_watcher(&mut lab, name).and_then(|()| report::describe(&lab));
+    let outcome = start_watcher(&mut lab, name).map(|()| report::describe(&lab));
     match outcome {
         Ok(document) => print(&document),
         Err(error) => {
@@ -114,9 +114,8 @@ fn up(path: &Path, name: &str) -> Result<()> {
 }
 
 fn start_watcher(lab: &mut Lab, name: &str) -> Result<()> {
-    let program = std::env::current_exe().context("cannot find this program's own path")?;
     let words = ["lab", "watch", "--name", name].map(ToOwned::to_owned);
-    lab.start_watcher(&program, words.to_vec())
+    lab.start_watcher(words.to_vec())
 }
 
 fn print(document: &serde_json::Value) -> Result<()> {

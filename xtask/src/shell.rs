@@ -67,7 +67,12 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 }
 
 /// Builds the programs of the mesh and the test peer, dev profile, and returns their folder.
+///
+/// With `WEFT_XTASK_NO_BUILD` set, the programs are taken as they were last built.
 pub(crate) fn build_programs() -> Result<PathBuf> {
+    if std::env::var_os("WEFT_XTASK_NO_BUILD").is_some() {
+        return own_folder();
+    }
     progress("building weft-node, weft-agent, weft-proxy, weft-controller and the test peer");
     run(cargo().args([
         "build",
@@ -84,6 +89,10 @@ pub(crate) fn build_programs() -> Result<PathBuf> {
         "weft-testkit",
         "--bins",
     ]))?;
+    own_folder()
+}
+
+fn own_folder() -> Result<PathBuf> {
     let this = std::env::current_exe().context("cannot find this program's own path")?;
     Ok(this
         .parent()

@@ -107,12 +107,22 @@ impl Lab {
         Ok(())
     }
 
-    /// Starts the process that applies edits of the file; `program` is run with `arguments`.
-    pub fn start_watcher(&mut self, program: &Path, arguments: Vec<String>) -> Result<()> {
+    /// Starts a node's `weft-node` again after it died, as the kubelet would; agent and proxy may
+    /// still run.
+    pub fn restart_node(&mut self, node: &str) -> Result<()> {
+        let running = start::node(self, node)?;
+        self.record.nodes.insert(node.to_owned(), running);
+        self.remember()?;
+        ready::wait_for_holder(self, node)
+    }
+
+    /// Starts the process that applies edits of the file: this program with other arguments.
+    pub fn start_watcher(&mut self, arguments: Vec<String>) -> Result<()> {
         let watcher = Start {
             lab: self.place.name(),
             netns: None,
-            program: program.to_owned(),
+            // Found even when a build has replaced the file meanwhile.
+            program: "/proc/self/exe".into(),
             arguments,
             log: self.place.log("watcher"),
         }

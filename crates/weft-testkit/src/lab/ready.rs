@@ -14,6 +14,8 @@ use crate::admin;
 use crate::lab::instance::Lab;
 use crate::lab::plan::{PlannedPod, controller_address};
 use crate::lab::program::{Running, tail};
+use crate::lab::report;
+use crate::lab::source::Resources;
 use crate::lab::start::CONTROLLER_PORT;
 use crate::wait::{LONG, SHORT, until};
 
@@ -46,6 +48,7 @@ pub(crate) fn wait_for_controller(lab: &Lab) -> Result<()> {
 /// Waits until every pod of the mesh is enrolled and has its certificate, and every other one is
 /// left alone.
 pub(crate) fn wait(lab: &Lab) -> Result<()> {
+    wait_for_services(lab)?;
     let plan = &lab.record().plan;
     for node in plan.nodes.iter().filter(|node| !node.external) {
         lab.say(&format!("waiting for the pods of {}", node.name));
@@ -56,6 +59,36 @@ pub(crate) fn wait(lab: &Lab) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until the controller has read every Service of the resources; one that it refuses is told
+/// in its status and waited for no longer.
+fn wait_for_services(lab: &Lab) -> Result<()> {
+    let resources = Resources::read(&lab.record().base, &lab.record().file.resources)?;
+    let wanted = resources.of_kind("Service");
+    until("the controller to read the services", SHORT, || {
+        let status = report::controller_status(lab)?;
+        let known = status["services"].as_array().cloned().unwrap_or_default();
+        let problems = status["source"]["problems"].to_string() + &status["findings"].to_string();
+        for (namespace, name) in &wanted {
+            let read = known
+                .iter()
+                .any(|service| service["name"] == **name && service["namespace"] == **namespace);
+            ensure!(
+                read || problems.contains(name.as_str()),
+                "it does not know {namespace}/{name}"
+            );
+        }
+        Ok(())
+    })
+}
+
+/// Waits until a node's holder has agent and proxy again.
+pub(crate) fn wait_for_holder(lab: &Lab, node: &str) -> Result<()> {
+    until(&format!("weft-node of {node}"), LONG, || {
+        admin::get(&lab.place().admin(node, "node"), "/ready")?;
+        Ok(())
+    })
 }
 
 /// Waits until the mesh has let go of a pod. Where no agent runs there is nobody to wait for.
