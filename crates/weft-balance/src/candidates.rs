@@ -120,6 +120,12 @@ impl Candidates {
         self.tiers.iter().flat_map(|tier| &tier.endpoints)
     }
 
+    /// Whether clients keep their endpoint: only then does a pick look at its [`crate::Affinity`], so that a table
+    /// shared by all workers need not be locked for any other service.
+    pub fn is_sticky(&self) -> bool {
+        self.affinity_secs > 0
+    }
+
     /// Whether a pick is certain to fail, so that `connect` can be refused at once.
     pub fn is_empty(&self) -> bool {
         !self.as_dialled && self.tiers.is_empty()

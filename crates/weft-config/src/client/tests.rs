@@ -1,6 +1,7 @@
 //! The client against a controller whose every word the test chooses, over real TLS.
 
 mod disk;
+mod scale;
 mod server;
 
 use std::path::PathBuf;
@@ -10,10 +11,8 @@ use tempfile::TempDir;
 use tonic::Status;
 use weft_proto::Any;
 use weft_proto::convert::{enrollment, policy, settings};
-use weft_proto::resource::{
-    ADDRESS, AUTHORIZATION, ENROLLMENT, NONCE_MORE, SETTINGS, SETTINGS_NAME, pack,
-};
-use weft_proto::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use weft_proto::resource::{ADDRESS, AUTHORIZATION, ENROLLMENT, SETTINGS, SETTINGS_NAME, pack};
+use weft_proto::wire::discovery::{DeltaDiscoveryRequest, Resource};
 use weft_proto::wire::workload::{Address, Workload, address::Type};
 use weft_runtime::Shutdown;
 use weft_types::{
@@ -198,14 +197,8 @@ async fn a_state_in_parts_is_shown_after_the_last_part() {
     stream.push(SETTINGS, vec![registry_only()], &[]).await;
     stream.push(ADDRESS, vec![workload("a", "1")], &[]).await;
     stream
-        .send(DeltaDiscoveryResponse {
-            type_url: AUTHORIZATION.to_owned(),
-            resources: vec![allow_all("p", 1)],
-            nonce: format!("1{NONCE_MORE}"),
-            ..DeltaDiscoveryResponse::default()
-        })
+        .push_part(AUTHORIZATION, vec![allow_all("p", 1)])
         .await;
-    stream.request().await;
     assert_eq!(config.snapshot().origin(), Origin::Empty);
     stream
         .push(AUTHORIZATION, vec![allow_all("q", 1)], &[])

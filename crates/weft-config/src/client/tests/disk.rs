@@ -21,7 +21,7 @@ async fn written() -> (Fixture, crate::ConfigSettings) {
 }
 
 /// The rename that puts the file in place has no event that a test could wait for.
-async fn appears(path: &Path) {
+pub(super) async fn appears(path: &Path) {
     let look = async {
         while !path.exists() {
             tokio::task::yield_now().await;

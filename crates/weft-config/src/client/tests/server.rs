@@ -12,6 +12,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 use weft_proto::Any;
+use weft_proto::resource::NONCE_MORE;
 use weft_proto::wire::discovery::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
@@ -153,6 +154,22 @@ impl Stream {
         removed: &[&str],
     ) -> DeltaDiscoveryRequest {
         let nonce = format!("{}-{}", url.len(), resources.len());
+        self.exchange(url, nonce, resources, removed).await
+    }
+
+    /// Sends resources that are not all of the state yet.
+    pub(super) async fn push_part(&mut self, url: &str, resources: Vec<Resource>) {
+        let nonce = format!("{}{NONCE_MORE}", resources.len());
+        self.exchange(url, nonce, resources, &[]).await;
+    }
+
+    async fn exchange(
+        &mut self,
+        url: &str,
+        nonce: String,
+        resources: Vec<Resource>,
+        removed: &[&str],
+    ) -> DeltaDiscoveryRequest {
         self.send(DeltaDiscoveryResponse {
             type_url: url.to_owned(),
             resources,
