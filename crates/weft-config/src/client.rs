@@ -10,6 +10,7 @@
 //! Not here: what a resource means.
 
 mod channel;
+mod error;
 mod held;
 mod session;
 
@@ -33,8 +34,9 @@ use crate::status::{Connection, SharedStatus};
 pub(crate) use held::Versions;
 
 use channel::Files;
+use error::SessionError;
 use held::Held;
-use session::{Ended, Session, SessionError};
+use session::{Ended, Session};
 
 /// First wait after a stream has ended; a restarted controller is met again at once.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);

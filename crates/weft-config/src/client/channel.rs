@@ -7,7 +7,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Uri};
 
 use super::FILES_CHECK;
-use super::session::SessionError;
+use super::error::SessionError;
 use crate::settings::ConfigSettings;
 
 /// A controller in the same cluster answers in milliseconds; the backoff covers the rest.

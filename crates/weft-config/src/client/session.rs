@@ -1,10 +1,8 @@
 //! One stream: subscribe, take responses, answer each.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -17,6 +15,7 @@ use weft_proto::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 use weft_proto::{Struct, Value, value};
 
 use super::channel::Files;
+use super::error::SessionError;
 use super::held::Held;
 use super::{FILES_CHECK, Kind, State};
 use crate::disk;
@@ -54,47 +53,6 @@ pub(super) enum Ended {
         /// What happened.
         error: SessionError,
     },
-}
-
-/// Why there is no stream.
-#[derive(Debug, Error)]
-pub(super) enum SessionError {
-    /// Ours: the root file.
-    #[error("cannot use the root certificates in {}: {reason}: check --root-cert", path.display())]
-    Root { path: PathBuf, reason: String },
-    /// Ours: the token file.
-    #[error("cannot use the token in {}: {reason}: check --token-file", path.display())]
-    Token { path: PathBuf, reason: String },
-    /// The way to the server, or its certificate.
-    #[error(
-        "cannot connect: {0}: check that the controller runs and that its certificate is signed by the root file"
-    )]
-    Connect(String),
-    /// The server said why.
-    #[error("the controller ended the stream: {} ({:?})", .0.message(), .0.code())]
-    Refused(Box<tonic::Status>),
-    /// The server does not know the types that are our own.
-    #[error("the controller refused a type that is not Istio's ({:?}), going on without", .0.code())]
-    OptionalRefused(Box<tonic::Status>),
-    /// The server ended the stream without a word.
-    #[error("the controller closed the stream")]
-    Closed,
-    /// The server stopped reading.
-    #[error("the controller does not read its requests")]
-    Stuck,
-}
-
-impl SessionError {
-    /// With everything beneath it: tonic's own text is only "transport error".
-    pub(super) fn connect(error: &tonic::transport::Error) -> Self {
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        Self::Connect(text)
-    }
 }
 
 /// Which types have been answered on this stream.
@@ -171,8 +129,11 @@ impl<S: State> Session<'_, S> {
                     self.take(response, &mut progress, &requests).await?;
                 }
                 () = &mut grace, if !progress.grace_over => {
+                    let waiting = !progress.complete();
                     progress.grace_over = true;
-                    self.show(&progress);
+                    if waiting {
+                        self.show(&progress);
+                    }
                 }
                 _ = look.tick() => {
                     if self.files.root_differs() {
