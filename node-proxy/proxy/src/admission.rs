@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use weft_config::Snapshot;
 use weft_policy::{Connection, Reason, Verdict};
-use weft_types::{GatewayAddress, GatewayDestination, Service, SpiffeId, Workload};
+use weft_types::{GatewayAddress, GatewayDestination, SpiffeId, Workload};
 
 use crate::failure::Denial;
+use crate::names::target_port;
 use crate::pods::Pod;
 
 /// How a connection arrived at a pod of this node.
@@ -151,18 +152,6 @@ fn passed_waypoint(
         passed |= came_through;
     }
     Ok(passed)
-}
-
-/// The port on which a workload serves a service's port.
-pub(crate) fn target_port(service: &Service, mapping: weft_types::PortMapping) -> u16 {
-    if mapping.target_port != 0 {
-        return mapping.target_port;
-    }
-    service
-        .ports
-        .iter()
-        .find(|port| port.service_port == mapping.service_port && port.target_port != 0)
-        .map_or(mapping.service_port, |port| port.target_port)
 }
 
 /// Whether a workload is one that a gateway address leads to.

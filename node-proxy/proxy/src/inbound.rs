@@ -7,14 +7,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use weft_hbone::{ConnectResponse, Incoming};
-use weft_telemetry::{Direction, Security};
-use weft_types::{ClientAddr, SpiffeId};
+use weft_hbone::{ConnectRequest, ConnectResponse, Incoming};
+use weft_telemetry::{Direction, Security, ServiceLabel};
+use weft_types::{ClientAddr, SpiffeId, Workload};
 
 use crate::admission::{Admission, Arrival, Via};
 use crate::connections::FirstEnd;
 use crate::failure::Failure;
-use crate::names::baggage_of;
+use crate::names::{baggage_of, label_of, service_on_port};
 use crate::pods::Pod;
 use crate::worker::{Live, Worker};
 
@@ -60,7 +60,7 @@ async fn run(
         facts.source.identity = Some(peer.identity.clone());
         facts.destination.identity = pod.identity();
     });
-    let asked = incoming.request().authority.clone();
+    let asked = incoming.request().clone();
     let prepared = tokio::select! {
         prepared = prepare(worker, pod, peer, &asked, client, connection) => prepared,
         () = incoming.cancelled() => Err(Failure::Peer(std::io::ErrorKind::ConnectionReset)),
@@ -83,11 +83,12 @@ async fn prepare(
     worker: &Worker,
     pod: &Arc<Pod>,
     peer: &TunnelPeer,
-    asked: &weft_hbone::Authority,
+    asked: &ConnectRequest,
     client: ClientAddr,
     connection: &Live,
 ) -> Result<(crate::socket::Undecided, Admission), Failure> {
-    let destination = authority::target(asked, peer.dialled)?;
+    let destination = authority::target(&asked.authority, peer.dialled)?;
+    let said_host = asked.forwarded.host.as_deref();
     connection.learn(|facts| facts.destination.address = Some(destination));
     let arrival = Arrival {
         pod: Arc::clone(pod),
@@ -101,8 +102,32 @@ async fn prepare(
     if admission.destination.application_tunnel.is_some() {
         return Err(Failure::ApplicationTunnel(pod.workload_uid()));
     }
+    let service = dialled_service(
+        worker,
+        &admission.destination,
+        said_host,
+        destination.port(),
+    );
+    connection.learn(|facts| facts.service = service);
     let application = deliver::deliver(&worker.shared, pod, destination, client).await?;
     Ok((application, admission))
+}
+
+/// The service that the client dialled, for records alone: the client's word, believed only of a service that leads here.
+fn dialled_service(
+    worker: &Worker,
+    destination: &Workload,
+    said: Option<&str>,
+    port: u16,
+) -> Option<ServiceLabel> {
+    let snapshot = worker.shared.config.load();
+    let by_name = said
+        .and_then(|host| snapshot.service_by_hostname(host))
+        .filter(|service| destination.services.contains_key(&service.name));
+    match by_name {
+        Some(service) => Some(label_of(service)),
+        None => service_on_port(&snapshot, destination, port).map(|service| label_of(&service)),
+    }
 }
 
 /// The client that the application shall see: always the tunnel peer's address, which TCP has proven. The port is the
@@ -114,3 +139,6 @@ fn client_of(peer: &TunnelPeer, incoming: &Incoming) -> ClientAddr {
         .filter(|said| said.ip() == peer.address.ip());
     ClientAddr(client.unwrap_or(peer.address))
 }
+
+#[cfg(test)]
+mod tests;

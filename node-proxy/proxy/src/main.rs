@@ -5,6 +5,7 @@
 
 mod config;
 mod privileges;
+mod seccomp;
 
 mod accept;
 mod inbound;
@@ -40,6 +41,7 @@ use crate::config::Options;
 
 fn main() -> anyhow::Result<()> {
     privileges::give_up()?;
+    seccomp::limit()?;
     let options = Options::try_parse().unwrap_or_else(|error| {
         if error.use_stderr() {
             let text = error.to_string();

@@ -57,3 +57,6 @@ async fn run(
     connection.opened();
     relay::relay(connection, stream.keep(), upstream).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -277,3 +277,10 @@ fn sockets(count: usize) -> Vec<OwnedFd> {
     };
     (0..count).map(make).map(OwnedFd::from).collect()
 }
+
+/// Runs a test's body where connections run, within [`BOUND`].
+pub(crate) async fn run<T>(body: impl Future<Output = T>) -> T {
+    let local = tokio::task::LocalSet::new();
+    let bounded = tokio::time::timeout(BOUND, local.run_until(Box::pin(body)));
+    bounded.await.expect("within the bound")
+}

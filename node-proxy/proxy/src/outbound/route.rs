@@ -10,8 +10,8 @@ use rand::Rng;
 use weft_config::{Destination, Snapshot};
 use weft_types::{GatewayAddress, GatewayDestination, OrigDst, OutboundMode, Service, Workload};
 
-use crate::admission::target_port;
 use crate::failure::Failure;
+use crate::names::service_on_port;
 
 /// A plan for one connection.
 #[derive(Clone, Debug)]
@@ -95,7 +95,7 @@ fn to_workload(
         None => Target::Workload(Arc::clone(workload)),
     };
     Ok(Route {
-        service: guess_service(snapshot, workload, dialled.port()),
+        service: service_on_port(snapshot, workload, dialled.port()),
         target,
     })
 }
@@ -138,17 +138,6 @@ fn find_waypoint(snapshot: &Snapshot, gateway: &GatewayAddress) -> Result<Waypoi
             })
             .ok_or_else(|| Failure::NoWaypoint(at.address.to_string())),
     }
-}
-
-/// For records alone: the service that a directly dialled workload serves on that port, if it is exactly one.
-fn guess_service(snapshot: &Snapshot, workload: &Workload, port: u16) -> Option<Arc<Service>> {
-    let mut found = workload.services.iter().filter_map(|(name, mappings)| {
-        let service = snapshot.service(name)?;
-        let serves = mappings.iter().any(|m| target_port(service, *m) == port);
-        serves.then_some(service)
-    });
-    let first = found.next()?;
-    found.next().is_none().then(|| Arc::clone(first))
 }
 
 #[cfg(test)]
