@@ -96,14 +96,17 @@ fn connect(ctx: *mut bpf_sock_addr, ip: Ip16) -> Outcome {
     {
         return Outcome::GoOn;
     }
+    let original = Endpoint::new(ip, u16::from_be(read!(ctx, bpf_sock_addr.user_port) as u16));
     let cookie = kernel::socket_cookie(ctx.cast());
     if let Some(stored) = stored {
+        if stored.is(SocketKind::Client) && is_rewritten(pod, stored, &original) {
+            // During an upgrade the hook of the older generation runs first, and has captured this very connect.
+            return Outcome::GoOn;
+        }
         // The same socket connects again: what its last connect left is of no use any more.
         forget(stored, cookie);
         kernel::storage_delete(sk);
     }
-
-    let original = Endpoint::new(ip, u16::from_be(read!(ctx, bpf_sock_addr.user_port) as u16));
     let to = match outbound(pod, &original) {
         Outbound::Pass => return Outcome::GoOn,
         Outbound::CaptureUnlessOwn(_) if is_own(pod, ip) => return Outcome::GoOn,
@@ -173,6 +176,17 @@ fn forget(stored: &SocketValue, cookie: u64) {
         // SAFETY: preallocated entries stay valid; the exchange tells whether it is still ours.
         kernel::release(&CAPTURES, &key, unsafe { &raw mut (*entry).cookie }, cookie);
     }
+}
+
+/// Whether this is the address that the capture in a storage was rewritten to.
+#[inline(always)]
+fn is_rewritten(pod: &PodValue, stored: &SocketValue, destination: &Endpoint) -> bool {
+    let own = if destination.ip.is_v4() {
+        pod.v4
+    } else {
+        pod.v6
+    };
+    stored.rewritten == destination.port && own == destination.ip
 }
 
 #[inline(always)]

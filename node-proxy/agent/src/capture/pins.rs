@@ -17,7 +17,7 @@ pub(crate) struct Pins {
     node: PathBuf,
     folder: PathBuf,
     /// Held while this exists: an flock on the node's folder, which ends with the process however it ends.
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 impl Pins {
@@ -40,11 +40,7 @@ impl Pins {
         for part in ["maps", "links", "pods"] {
             make(&folder.join(part))?;
         }
-        Ok(Self {
-            node,
-            folder,
-            _lock: lock,
-        })
+        Ok(Self { node, folder, lock })
     }
 
     pub(crate) fn node_folder(&self) -> &Path {
@@ -114,6 +110,13 @@ impl Pins {
 
     fn pod(&self, pod_id: u32) -> PathBuf {
         self.folder.join("pods").join(pod_id.to_string())
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        // Closing would do, but for a child between fork and exec, which has a copy.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 }
 

@@ -101,7 +101,11 @@ impl Capture {
             return self.remove_pod(pod_id);
         }
         let program = object::load_lookup(&self.pins, pod_id)?;
-        link_update(link.as_fd(), program.as_fd()).map_err(failed)
+        match link_update(link.as_fd(), program.as_fd()) {
+            // The namespace went since we looked.
+            Err(error) if error.errno() == Some(libc::ENOLINK) => self.remove_pod(pod_id),
+            other => other.map_err(failed),
+        }
     }
 
     /// Finishes what a crash left: pods that have a folder and no lookup, and pods without folder.

@@ -36,7 +36,7 @@ pub(crate) fn check_kernel() -> Result<(), CaptureError> {
 
 /// CAP_BPF to make maps, CAP_PERFMON for pointer arithmetic in the programs, CAP_NET_ADMIN to attach to network hooks.
 pub(crate) fn check_capabilities() -> Result<(), CaptureError> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let missing = missing_capabilities(effective(&status));
     if missing.is_empty() {
         Ok(())
