@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use weft_identity::{Authority, AuthorityError, AuthorityOptions};
+use weft_k8s_api::Kind;
 use weft_runtime::{Clock, Shutdown, SystemClock, spawn, tcp_listener};
 use weft_telemetry::LogHandle;
 use weft_types::{MeshSettings, NodeName};
@@ -22,7 +23,7 @@ use crate::metrics::{Counters, registry};
 use crate::pipeline::{Pipeline, load_addresses};
 use crate::publish::{Ads, Snapshot, Subscribers};
 use crate::serve::{Serve, ServeError};
-use crate::source::{WatchError, watch as watch_source};
+use crate::source::{NEVER_GOOD, SourceProblem, WatchError, watch as watch_source};
 use crate::tokens::{TokenError, Tokens};
 use crate::translate::Memory;
 use crate::view::Views;
@@ -61,6 +62,9 @@ pub(crate) enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// The settings are broken, and there is no earlier good state of them: the defaults could allow what they forbid.
+    #[error("settings in {}, line {}: {}: {}", .0.file.display(), .0.line, .0.field, .0.message)]
+    Settings(SourceProblem),
     /// No settings came from the source.
     #[error("the source ended before it was read")]
     SourceEnded,
@@ -106,35 +110,26 @@ pub(crate) async fn start(
     write_whole(root_out, authority.roots_pem()).map_err(failed("--root-cert-out", root_out))?;
 
     let (listener, address) = Serve::bind(config.listen)?;
-    let subscribers = Subscribers::default();
-    let counters = Counters::default();
-    let callers = Arc::new(Callers {
-        tokens,
-        views: views.clone(),
-    });
-    let ads = Ads {
-        snapshots: newest,
-        callers: callers.clone(),
-        events: Arc::new(counters.clone()),
-        subscribers: subscribers.clone(),
-        shutdown: shutdown.clone(),
-    };
-    let issue = Issue::service(
-        Arc::clone(&authority),
-        callers,
-        Arc::new(counters.clone()),
-        Arc::new(SystemClock),
-    );
-    let serve = Serve {
-        routes: Routes::new(ads.service()).add_service(issue),
+    let services = Services {
+        shutdown,
+        newest,
         authority,
-        names: server_names(&config),
+        callers: Arc::new(Callers {
+            tokens,
+            views: views.clone(),
+        }),
+        subscribers: Subscribers::default(),
+        counters: Counters::default(),
     };
-    serve.start(shutdown, listener)?;
+    services.serve(&config).start(shutdown, listener)?;
     let admin = Admin {
-        metrics: registry(&counters, subscribers.clone(), views.clone()),
+        metrics: registry(
+            &services.counters,
+            services.subscribers.clone(),
+            views.clone(),
+        ),
         views,
-        subscribers,
+        subscribers: services.subscribers,
         log: Arc::new(log),
     };
     serve_admin(&config, shutdown, &admin)?;
@@ -143,6 +138,39 @@ pub(crate) async fn start(
     }
     tracing::info!(%address, "serving");
     Ok(())
+}
+
+/// What the two gRPC services share.
+struct Services<'a> {
+    shutdown: &'a Shutdown,
+    newest: watch::Receiver<Arc<Snapshot>>,
+    authority: Arc<Authority>,
+    callers: Arc<Callers>,
+    subscribers: Subscribers,
+    counters: Counters,
+}
+
+impl Services<'_> {
+    fn serve(&self, config: &Config) -> Serve {
+        let ads = Ads {
+            snapshots: self.newest.clone(),
+            callers: self.callers.clone(),
+            events: Arc::new(self.counters.clone()),
+            subscribers: self.subscribers.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        let issue = Issue::service(
+            Arc::clone(&self.authority),
+            self.callers.clone(),
+            Arc::new(self.counters.clone()),
+            Arc::new(SystemClock),
+        );
+        Serve {
+            routes: Routes::new(ads.service()).add_service(issue),
+            authority: Arc::clone(&self.authority),
+            names: server_names(config),
+        }
+    }
 }
 
 async fn first_settings(
@@ -154,6 +182,13 @@ async fn first_settings(
         .await
         .map_err(|_| StartError::SourceEnded)?;
     let view = views.newest().ok_or(StartError::SourceEnded)?;
+    let of_settings = |problem: &&SourceProblem| {
+        let object = problem.object.as_deref().unwrap_or_default();
+        object.starts_with(Kind::ConfigMap.as_str()) && problem.effect == NEVER_GOOD
+    };
+    if let Some(problem) = view.problems.iter().find(of_settings) {
+        return Err(StartError::Settings(problem.clone()));
+    }
     Ok(view.translation.settings.clone())
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use weft_k8s_api::document::SETTINGS_CONFIG_MAP;
+use weft_k8s_api::mesh::SETTINGS_CONFIG_MAP;
 use weft_k8s_api::networking::WorkloadEntry;
 use weft_k8s_api::security::{AuthorizationPolicy, PeerAuthentication};
 use weft_k8s_api::{Kind, Object, ObjectKey};

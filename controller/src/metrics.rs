@@ -3,12 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use weft_telemetry::Metrics;
+use weft_telemetry::prometheus_client::collector::Collector;
+use weft_telemetry::prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use weft_telemetry::prometheus_client::metrics::MetricType;
+use weft_telemetry::prometheus_client::metrics::counter::Counter;
+use weft_telemetry::prometheus_client::metrics::family::Family;
+use weft_telemetry::prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use weft_types::{NodeName, SpiffeId};
 
 use crate::issue::IssueEvents;
@@ -123,12 +124,7 @@ impl Collector for State {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut gauge = |name: &str, help: &str, value: usize| {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-            let descriptor = encoder.encode_descriptor(
-                name,
-                help,
-                None,
-                prometheus_client::metrics::MetricType::Gauge,
-            )?;
+            let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             gauge.encode(descriptor)
         };
         gauge("pilot_xds", "Open streams", self.subscribers.count())?;

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use weft_k8s_api::{Object, ObjectKey, ParseError};
 
+pub(crate) use directory::NEVER_GOOD;
 pub(crate) use watch::{WatchError, watch};
 
 /// What changed since the last update, and everything that is wrong now.

@@ -166,7 +166,8 @@ impl Stream {
         let messages = delta.map(|delta| chunks(type_url, snapshot.serial, delta));
         for mut message in messages.into_iter().flatten() {
             self.nonce += 1;
-            message.nonce = self.nonce.to_string();
+            // In front of what `chunks` has marked it with.
+            message.nonce.insert_str(0, &self.nonce.to_string());
             subscription.acks.sent += 1;
             self.events.pushed(type_url);
             let sent = self.outgoing.send(Ok(message)).await;
@@ -177,7 +178,7 @@ impl Stream {
     }
 }
 
-/// A delta in as many messages as its size needs; at least one.
+/// A delta in as many messages as its size needs; at least one. The nonces hold only the mark that more follows.
 fn chunks(type_url: &str, serial: u64, delta: Delta) -> Vec<DeltaDiscoveryResponse> {
     let empty = || DeltaDiscoveryResponse {
         system_version_info: serial.to_string(),
@@ -204,6 +205,12 @@ fn chunks(type_url: &str, serial: u64, delta: Delta) -> Vec<DeltaDiscoveryRespon
         let last = room(&mut messages, resource.encoded_len() + ENVELOPE_BYTES);
         messages[last].resources.push(resource);
     }
+    // A client that took half of the policies for all would allow too much.
+    if let Some((_, unfinished)) = messages.split_last_mut() {
+        for message in unfinished {
+            resource::NONCE_MORE.clone_into(&mut message.nonce);
+        }
+    }
     messages
 }
 
@@ -222,6 +229,7 @@ mod tests {
     use super::{CHUNK_BYTES, Delta, chunks};
     use crate::publish::snapshot::Entry;
     use std::sync::Arc;
+    use weft_proto::resource::NONCE_MORE;
     use weft_proto::{Any, Message};
 
     #[test]
@@ -247,10 +255,17 @@ mod tests {
         assert!(sizes.max().unwrap() <= CHUNK_BYTES + 4096);
         let total: usize = messages.iter().map(|m| m.resources.len()).sum();
         assert_eq!((total, messages[0].removed_resources.len()), (1000, 1));
+        let (last, unfinished) = messages.split_last().unwrap();
+        assert!(unfinished.iter().all(|m| m.nonce.ends_with(NONCE_MORE)));
+        assert!(
+            !last.nonce.ends_with(NONCE_MORE),
+            "the last one completes the state"
+        );
     }
 
     #[test]
     fn an_empty_delta_is_one_message() {
-        assert_eq!(chunks("t", 1, Delta::default()).len(), 1);
+        let messages = chunks("t", 1, Delta::default());
+        assert_eq!((messages.len(), messages[0].nonce.as_str()), (1, ""));
     }
 }

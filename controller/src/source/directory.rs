@@ -12,7 +12,8 @@ use super::keep::Keep;
 use super::{Change, SourceProblem, Update};
 
 const KEPT: &str = "the last good state of this file's objects stays";
-const NEVER_GOOD: &str = "nothing of this file is used";
+/// The effect of a broken file that has no earlier good state.
+pub(crate) const NEVER_GOOD: &str = "nothing of this file is used";
 const SET_ASIDE: &str = "this object is not used";
 
 /// What is known of the directory.

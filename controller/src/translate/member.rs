@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -192,12 +193,8 @@ fn pod(
         service_account: service_account(spec).into(),
         waypoint: waypoint::of_pod(context, key, metadata, findings),
         node: node.into(),
-        canonical_name: first_label(&labels, &labels::CANONICAL_NAMES)
-            .unwrap_or(&workload_name)
-            .into(),
-        canonical_revision: first_label(&labels, &labels::CANONICAL_REVISIONS)
-            .unwrap_or("latest")
-            .into(),
+        canonical_name: canonical_name(&labels, &workload_name),
+        canonical_revision: canonical_revision(&labels),
         kind,
         workload_name: workload_name.as_str().into(),
         native_tunnel,
@@ -210,7 +207,7 @@ fn pod(
         },
         cluster: context.mesh.node.cluster.as_str().into(),
         network_gateway: None,
-        services: std::sync::Arc::default(),
+        services: Arc::default(),
         locality: context
             .index
             .nodes
@@ -274,6 +271,16 @@ fn owner(metadata: &ObjectMeta, pod: &str) -> (WorkloadKind, String) {
         "CronJob" => (WorkloadKind::CronJob, owner.name.clone()),
         _ => (WorkloadKind::Deployment, owner.name.clone()),
     }
+}
+
+fn canonical_name(labels: &BTreeMap<String, String>, workload: &str) -> Arc<str> {
+    let name = first_label(labels, &labels::CANONICAL_NAMES);
+    name.unwrap_or(workload).into()
+}
+
+fn canonical_revision(labels: &BTreeMap<String, String>) -> Arc<str> {
+    let revision = first_label(labels, &labels::CANONICAL_REVISIONS);
+    revision.unwrap_or("latest").into()
 }
 
 fn first_label<'a>(labels: &'a BTreeMap<String, String>, names: &[&str]) -> Option<&'a str> {
@@ -350,12 +357,8 @@ fn entry(context: &Context<'_>, key: &ObjectKey, entry: &WorkloadEntry) -> Membe
         .into(),
         waypoint: None,
         node: "".into(),
-        canonical_name: first_label(&labels, &labels::CANONICAL_NAMES)
-            .unwrap_or(&key.name)
-            .into(),
-        canonical_revision: first_label(&labels, &labels::CANONICAL_REVISIONS)
-            .unwrap_or("latest")
-            .into(),
+        canonical_name: canonical_name(&labels, &key.name),
+        canonical_revision: canonical_revision(&labels),
         kind: WorkloadKind::Pod,
         workload_name: key.name.as_str().into(),
         native_tunnel,
@@ -364,7 +367,7 @@ fn entry(context: &Context<'_>, key: &ObjectKey, entry: &WorkloadEntry) -> Membe
         health: Health::Healthy,
         cluster: cluster.as_str().into(),
         network_gateway: None,
-        services: std::sync::Arc::default(),
+        services: Arc::default(),
         locality,
         network_mode: NetworkMode::Standard,
         capacity: spec.weight.max(1),

@@ -45,34 +45,8 @@ pub(super) fn services(
         .iter()
         .flat_map(|member| member.workload.addresses.iter().copied())
         .collect();
-    let mut taken: BTreeMap<IpAddr, ObjectKey> = BTreeMap::new();
-    let mut explicit: BTreeMap<ResourceName, Vec<IpAddr>> = BTreeMap::new();
-    for (name, service) in &index.services {
-        let key = ObjectKey::new(Kind::Service, name.namespace.as_ref(), name.name.as_ref());
-        namespace_must_exist(context, &key, findings);
-        let own = explicit.entry(name.clone()).or_default();
-        for address in cluster_ips(service) {
-            let user = match taken.get(&address) {
-                Some(other) => other.to_string(),
-                None if workload_addresses.contains(&address) => "a workload".to_owned(),
-                None => {
-                    taken.insert(address, key.clone());
-                    own.push(address);
-                    continue;
-                }
-            };
-            findings.add(
-                &key,
-                Note {
-                    field: "spec.clusterIPs",
-                    reason: Reason::Conflicted,
-                    message: format!("address {address} is used by {user}"),
-                    effect: "published without this address",
-                },
-            );
-        }
-    }
-    let is_taken = |address| taken.contains_key(&address) || workload_addresses.contains(&address);
+    let (taken, mut explicit) = claimed(context, &workload_addresses, findings);
+    let is_taken = |address| taken.contains(&address) || workload_addresses.contains(&address);
     let mut services = Vec::with_capacity(index.services.len());
     for (name, service) in &index.services {
         let Some(spec) = &service.spec else { continue };
@@ -102,6 +76,42 @@ pub(super) fn services(
     // Hostnames sort in another order than names ("a-b." before "a."), and later steps look services up.
     services.sort_by(|a, b| a.name.cmp(&b.name));
     services
+}
+
+/// The addresses that objects name, each for the first that does.
+fn claimed(
+    context: &Context<'_>,
+    workload_addresses: &BTreeSet<IpAddr>,
+    findings: &mut Findings,
+) -> (BTreeSet<IpAddr>, BTreeMap<ResourceName, Vec<IpAddr>>) {
+    let mut taken: BTreeMap<IpAddr, ObjectKey> = BTreeMap::new();
+    let mut explicit: BTreeMap<ResourceName, Vec<IpAddr>> = BTreeMap::new();
+    for (name, service) in &context.index.services {
+        let key = ObjectKey::new(Kind::Service, name.namespace.as_ref(), name.name.as_ref());
+        namespace_must_exist(context, &key, findings);
+        let own = explicit.entry(name.clone()).or_default();
+        for address in cluster_ips(service) {
+            let user = match taken.get(&address) {
+                Some(other) => other.to_string(),
+                None if workload_addresses.contains(&address) => "a workload".to_owned(),
+                None => {
+                    taken.insert(address, key.clone());
+                    own.push(address);
+                    continue;
+                }
+            };
+            findings.add(
+                &key,
+                Note {
+                    field: "spec.clusterIPs",
+                    reason: Reason::Conflicted,
+                    message: format!("address {address} is used by {user}"),
+                    effect: "published without this address",
+                },
+            );
+        }
+    }
+    (taken.into_keys().collect(), explicit)
 }
 
 fn service(

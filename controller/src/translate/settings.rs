@@ -1,6 +1,6 @@
 //! The mesh settings: ConfigMap `weft`, key `mesh`.
 
-use weft_k8s_api::document::SETTINGS_CONFIG_MAP;
+use weft_k8s_api::mesh::SETTINGS_CONFIG_MAP;
 use weft_k8s_api::{Kind, MeshConfig, ObjectKey, parse_mesh_config};
 
 use weft_types::TrustDomain;

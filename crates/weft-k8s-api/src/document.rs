@@ -10,6 +10,7 @@ use crate::error::ParseError;
 use crate::node::{Node, Value};
 use crate::object::{Kind, Object, ObjectKey};
 use crate::validate;
+use crate::yaml::read;
 
 /// What a file holds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,9 +29,6 @@ pub struct Document {
     /// The object; name and namespace are filled in and valid.
     pub object: Object,
 }
-
-/// The name of the one ConfigMap that is read.
-pub const SETTINGS_CONFIG_MAP: &str = "weft";
 
 /// Parses a file, or says everything that is wrong with it.
 pub fn parse(text: &str) -> Result<Parsed, Vec<ParseError>> {
@@ -53,25 +51,6 @@ pub fn parse(text: &str) -> Result<Parsed, Vec<ParseError>> {
     } else {
         Err(errors)
     }
-}
-
-/// The documents of a text that are not empty.
-pub(crate) fn read(text: &str) -> Result<Vec<Node>, ParseError> {
-    let options = serde_saphyr::options! {
-        with_snippet: false,
-    };
-    let nodes =
-        serde_saphyr::from_multiple_with_options::<Node>(text, options).map_err(|error| {
-            let error = error.without_snippet();
-            ParseError {
-                line: error.location().map_or(0, |location| location.line()),
-                object: None,
-                field: String::new(),
-                message: format!("not YAML: {error}").replace('\n', " "),
-            }
-        })?;
-    let filled = |node: &Node| !matches!(node.value, Value::Null);
-    Ok(nodes.into_iter().filter(filled).collect())
 }
 
 enum Failure {

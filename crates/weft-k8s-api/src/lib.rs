@@ -16,8 +16,10 @@ pub mod security;
 pub mod value;
 
 mod decode;
+mod names;
 mod node;
 mod validate;
+mod yaml;
 
 pub use document::{Document, Parsed, parse};
 pub use error::ParseError;

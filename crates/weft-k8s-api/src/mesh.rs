@@ -7,9 +7,10 @@ use serde::Deserialize;
 use weft_types::{MeshSettings, OutboundMode, TrustDomain};
 
 use crate::decode::{FieldError, decode};
-use crate::document::read;
 use crate::error::ParseError;
+use crate::names::is_dns_label;
 use crate::value::GoDuration;
+use crate::yaml::read;
 
 /// The settings: the part for node proxies, and the part for the controller alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,9 @@ pub struct MeshConfig {
     /// Namespace whose policies are about the whole mesh.
     pub root_namespace: String,
 }
+
+/// The name of the one ConfigMap that is read.
+pub const SETTINGS_CONFIG_MAP: &str = "weft";
 
 /// Kubernetes' customary blocks for services.
 const DEFAULT_SERVICE_CIDRS: &str = "10.96.0.0/16,fd00:10:96::/112";
@@ -154,7 +158,7 @@ impl File {
             config.istio_labels = read;
         }
         if let Some(namespace) = self.root_namespace {
-            if !crate::validate::is_dns_label(&namespace) {
+            if !is_dns_label(&namespace) {
                 let message = format!("{namespace:?} is not a namespace's name");
                 problem("rootNamespace", message);
             }

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::labels;
+use crate::names::{is_dns_label, is_dns_subdomain, is_label_value};
 use crate::node::child_path;
 use crate::object::{Kind, Object};
 
@@ -115,27 +116,4 @@ fn metadata(problems: &mut Problems, kind: Kind, metadata: &ObjectMeta) {
 fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     let annotations = metadata.annotations.as_ref()?;
     annotations.get(key).map(String::as_str)
-}
-
-/// RFC 1123 section 2.1, one label.
-pub(crate) fn is_dns_label(text: &str) -> bool {
-    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len())
-        && text.bytes().all(legal)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-}
-
-/// RFC 1123 section 2.1, labels with dots between.
-pub(crate) fn is_dns_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_dns_label)
-}
-
-fn is_label_value(text: &str) -> bool {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    let edge = |b: Option<u8>| b.is_none_or(|b| b.is_ascii_alphanumeric());
-    text.len() <= 63
-        && text.bytes().all(legal)
-        && edge(text.bytes().next())
-        && edge(text.bytes().last())
 }

@@ -6,7 +6,6 @@
 
 pub mod address;
 pub mod enrollment;
-pub mod error;
 pub mod policy;
 pub mod service;
 pub mod settings;
@@ -15,5 +14,5 @@ pub mod workload;
 mod extension;
 mod field;
 
+pub use crate::error::ConvertError;
 pub use address::MeshAddress;
-pub use error::ConvertError;

@@ -6,9 +6,10 @@
 #![forbid(unsafe_code)]
 
 pub mod convert;
+pub mod error;
 pub mod resource;
 
-pub use convert::error::{ConvertError, Problem};
+pub use error::{ConvertError, Problem};
 
 /// The generated messages, by protobuf package.
 #[allow(

@@ -8,7 +8,7 @@ use prost::Message;
 use prost_types::Any;
 use weft_types::{NetworkAddress, Service, WorkloadUid};
 
-use crate::convert::error::{ConvertError, Problem};
+use crate::error::{ConvertError, Problem};
 
 /// Workloads and services (`istio.workload.Address`).
 pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";

@@ -19,3 +19,6 @@ pub use connections::{ConnectionMetrics, ConnectionSeries, SeriesLabels};
 pub use log::{LogError, LogHandle};
 pub use record::{ConnectionRecord, Direction, Party, ResponseFlag, Security, ServiceLabel};
 pub use registry::{Metrics, OPENMETRICS_CONTENT_TYPE};
+
+/// The library behind [`Metrics::registry`], for programs that register metrics of their own.
+pub use prometheus_client;

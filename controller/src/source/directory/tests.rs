@@ -1,3 +1,5 @@
+//! Files as they come and go, good and broken.
+
 use std::path::PathBuf;
 
 use super::{Directory, KEPT, NEVER_GOOD, SET_ASIDE};

@@ -7,9 +7,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Problems;
-use crate::document::SETTINGS_CONFIG_MAP;
 use crate::labels;
-use crate::mesh::parse_mesh_config;
+use crate::mesh::{SETTINGS_CONFIG_MAP, parse_mesh_config};
 use crate::networking::WorkloadEntry;
 use crate::node::child_path;
 

@@ -1,6 +1,7 @@
 //! Policies: what Istio's own admission refuses, because a policy that says nothing is a mistake.
 
 use super::Problems;
+use crate::names::is_dns_subdomain;
 use crate::security::{
     AuthorizationPolicy, Condition, Operation, PeerAuthentication, PolicyAction, Rule, Source,
     WorkloadSelector,
@@ -156,7 +157,7 @@ fn source(problems: &mut Problems, field: &str, source: &Source) {
 
 fn is_account(text: &str) -> bool {
     let parts: Vec<&str> = text.split('/').collect();
-    parts.len() <= 2 && parts.iter().all(|part| super::is_dns_subdomain(part))
+    parts.len() <= 2 && parts.iter().all(|part| is_dns_subdomain(part))
 }
 
 fn condition(problems: &mut Problems, field: &str, condition: &Condition) {

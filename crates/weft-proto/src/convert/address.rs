@@ -2,8 +2,8 @@
 
 use weft_types::{Service, Workload};
 
-use crate::convert::error::{ConvertError, Problem};
 use crate::convert::{service, workload};
+use crate::error::{ConvertError, Problem};
 use crate::resource;
 use crate::wire::workload::{Address, address::Type};
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use weft_types::{DataplaneMode, Enrollment};
 
-use crate::convert::error::ConvertError;
 use crate::convert::field::{self, Resource};
+use crate::error::ConvertError;
 use crate::wire::node as wire;
 
 /// Reads an enrolment.

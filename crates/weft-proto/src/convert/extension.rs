@@ -2,8 +2,8 @@
 
 use prost::Message;
 
-use crate::convert::error::{ConvertError, Problem};
 use crate::convert::field::Resource;
+use crate::error::{ConvertError, Problem};
 use crate::wire::workload::Extension;
 
 /// Policy: the feature level that it needs (`UInt32Value`).

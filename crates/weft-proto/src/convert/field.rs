@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use weft_types::{GatewayAddress, GatewayDestination, NetworkAddress, ServiceName, TrustDomain};
 
-use crate::convert::error::{ConvertError, Problem};
+use crate::error::{ConvertError, Problem};
 use crate::wire::workload as wire;
 
 /// HBONE's port, which a gateway address may leave out.

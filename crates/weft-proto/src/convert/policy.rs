@@ -10,9 +10,9 @@ use weft_types::{
     StringMatch,
 };
 
-use crate::convert::error::{ConvertError, Problem};
 use crate::convert::extension;
 use crate::convert::field::{self, Resource};
+use crate::error::{ConvertError, Problem};
 use crate::wire::security as wire;
 
 /// Feature level of this program. Raised by one whenever a policy may carry a condition that older programs would not see.

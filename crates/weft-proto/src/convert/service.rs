@@ -7,9 +7,9 @@ use weft_types::{
     WeightedWaypoint,
 };
 
-use crate::convert::error::{ConvertError, Problem};
 use crate::convert::extension;
 use crate::convert::field::{self, Resource};
+use crate::error::{ConvertError, Problem};
 use crate::wire::workload as wire;
 
 /// Reads a service.
@@ -71,7 +71,16 @@ pub fn from_wire(message: &wire::Service) -> Result<Service, ConvertError> {
     if let Some(balancing) = &message.load_balancing {
         service.load_balancing = load_balancing(resource, balancing)?;
     }
-    for item in &message.extensions {
+    extensions(resource, &message.extensions, &mut service)?;
+    Ok(service)
+}
+
+fn extensions(
+    resource: Resource<'_>,
+    extensions: &[wire::Extension],
+    service: &mut Service,
+) -> Result<(), ConvertError> {
+    for item in extensions {
         match item.name.as_str() {
             extension::CLIENT_IP_AFFINITY => {
                 service.load_balancing.client_ip_affinity_secs = extension::to_u32(resource, item)?;
@@ -82,7 +91,7 @@ pub fn from_wire(message: &wire::Service) -> Result<Service, ConvertError> {
             _ => {}
         }
     }
-    Ok(service)
+    Ok(())
 }
 
 /// Writes a service.

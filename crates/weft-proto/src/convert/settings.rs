@@ -2,8 +2,8 @@
 
 use weft_types::{MeshSettings, OutboundMode};
 
-use crate::convert::error::ConvertError;
 use crate::convert::field::{self, Resource};
+use crate::error::ConvertError;
 use crate::resource::SETTINGS_NAME;
 use crate::wire::mesh as wire;
 

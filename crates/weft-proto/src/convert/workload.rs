@@ -10,8 +10,8 @@ use weft_types::{
     Workload, WorkloadKind,
 };
 
-use crate::convert::error::{ConvertError, Problem};
 use crate::convert::field::{self, Resource};
+use crate::error::{ConvertError, Problem};
 use crate::wire::workload as wire;
 
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";

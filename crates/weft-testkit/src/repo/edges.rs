@@ -141,7 +141,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("seccompiler", &["weft-node", "weft-agent", "weft-proxy"]),
     ("caps", &["weft-node", "weft-agent", "weft-proxy"]),
     ("prometheus-client", &["weft-telemetry"]),
-    ("imbl", &["weft-config"]),
+    ("imbl", &["weft-config", "weft-controller"]),
 ];
 
 /// An edge of the workspace: who depends on what.

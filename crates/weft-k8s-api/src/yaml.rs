@@ -1,0 +1,23 @@
+//! Text to trees: the one place that knows the YAML library.
+
+use crate::error::ParseError;
+use crate::node::{Node, Value};
+
+/// The documents of a text that are not empty.
+pub(crate) fn read(text: &str) -> Result<Vec<Node>, ParseError> {
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+    };
+    let nodes =
+        serde_saphyr::from_multiple_with_options::<Node>(text, options).map_err(|error| {
+            let error = error.without_snippet();
+            ParseError {
+                line: error.location().map_or(0, |location| location.line()),
+                object: None,
+                field: String::new(),
+                message: format!("not YAML: {error}").replace('\n', " "),
+            }
+        })?;
+    let filled = |node: &Node| !matches!(node.value, Value::Null);
+    Ok(nodes.into_iter().filter(filled).collect())
+}
