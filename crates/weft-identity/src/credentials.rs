@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
@@ -17,11 +18,12 @@ use x509_parser::certificate::X509Certificate;
 
 use crate::key::{KeyError, PrivateKey};
 use crate::san::{self, CertificateError, Usage};
-use crate::tls::Configs;
-use crate::verify::{ChainError, Trust};
+use crate::verify::{CHAIN_MAX, ChainError, Trust};
 
-/// Most certificates in one chain, roots excluded: leaf, and what a company's hierarchy puts above it (three is common).
-pub const CHAIN_MAX: usize = 8;
+mod config;
+
+pub use config::ALPN;
+use config::Configs;
 
 /// Most roots in one bundle: three phases of a rotation times several trust bundles.
 pub const ROOTS_MAX: usize = 64;
@@ -189,16 +191,14 @@ impl Credentials {
         &self.key
     }
 
-    pub(crate) fn trust(&self) -> &Arc<Trust> {
-        &self.trust
+    /// The rustls configuration to be dialled with; made once, then shared.
+    pub fn server_config(&self) -> Result<Arc<ServerConfig>, rustls::Error> {
+        config::server(self)
     }
 
-    pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {
-        &self.certified
-    }
-
-    pub(crate) fn configs(&self) -> &Configs {
-        &self.configs
+    /// The rustls configuration to dial with, for these expected identities; made once for each list, then shared.
+    pub fn client_config(&self, expected: &[SpiffeId]) -> Result<Arc<ClientConfig>, rustls::Error> {
+        config::client(self, expected)
     }
 }
 

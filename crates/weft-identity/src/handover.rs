@@ -16,8 +16,9 @@ use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::credentials::{CHAIN_MAX, Credentials, CredentialsError, ROOTS_MAX};
+use crate::credentials::{Credentials, CredentialsError, ROOTS_MAX};
 use crate::key::PrivateKey;
+use crate::verify::CHAIN_MAX;
 
 const MAGIC: &[u8; 8] = b"WEFTKEYS";
 const VERSION: u16 = 1;

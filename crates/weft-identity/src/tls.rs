@@ -20,21 +20,17 @@ use crate::san;
 use crate::verify::ChainError;
 
 mod bounded;
-mod config;
 mod stream;
 
+pub use crate::credentials::ALPN;
 use bounded::Bounded;
-pub(crate) use config::Configs;
 pub use stream::TlsStream;
-
-/// The only application protocol.
-pub const ALPN: &[u8] = b"h2";
 
 /// Longest handshake. Istio's and Envoy's limit is the same; a healthy one takes a millisecond.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most bytes that a peer may send before it is known: a hello with a hybrid key share (2 KB), a chain of
-/// [`CHAIN_MAX`](crate::credentials::CHAIN_MAX) RSA-4096 certificates (2 KB each), signature and record overhead, doubled.
+/// [`CHAIN_MAX`](crate::verify::CHAIN_MAX) RSA-4096 certificates (2 KB each), signature and record overhead, doubled.
 pub const HANDSHAKE_BYTES_MAX: usize = 40 * 1024;
 
 /// Why no authenticated stream came about.
@@ -123,12 +119,12 @@ pub fn client_config(
     credentials: &Credentials,
     expected: &[SpiffeId],
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    config::client(credentials, expected).map_err(TlsError::Own)
+    credentials.client_config(expected).map_err(TlsError::Own)
 }
 
 /// The server configuration for these credentials; made once, then shared.
 pub fn server_config(credentials: &Credentials) -> Result<Arc<ServerConfig>, TlsError> {
-    config::server(credentials).map_err(TlsError::Own)
+    credentials.server_config().map_err(TlsError::Own)
 }
 
 fn authenticated<IO>(

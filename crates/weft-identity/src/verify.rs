@@ -17,8 +17,10 @@ use thiserror::Error;
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 use weft_types::{SpiffeId, TrustDomain};
 
-use crate::credentials::CHAIN_MAX;
 use crate::san::{self, CertificateError, Usage};
+
+/// Most certificates in one chain, roots excluded: leaf, and what a company's hierarchy puts above it (three is common).
+pub const CHAIN_MAX: usize = 8;
 
 /// Whom one identity trusts: the anchors, its own trust domain, and explicit aliases of it.
 #[derive(Clone, Debug)]

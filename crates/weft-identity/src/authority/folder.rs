@@ -17,8 +17,9 @@ use x509_parser::certificate::X509Certificate;
 use zeroize::Zeroizing;
 
 use super::{AuthorityError, self_signed_root};
-use crate::credentials::{CHAIN_MAX, ROOTS_MAX};
+use crate::credentials::ROOTS_MAX;
 use crate::san;
+use crate::verify::CHAIN_MAX;
 
 const CERTIFICATE: &str = "ca-cert.pem";
 const KEY: &str = "ca-key.pem";

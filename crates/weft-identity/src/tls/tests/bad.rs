@@ -15,9 +15,9 @@ use rustls::sign::CertifiedKey;
 
 use super::stranger::Stranger;
 use super::{DB, WEB, id};
-use crate::credentials::CHAIN_MAX;
 use crate::testing::{HOUR, Root, ca_params, leaf_params, raw_uri, uri};
 use crate::tls::TlsError;
+use crate::verify::CHAIN_MAX;
 
 /// How to make a chain. The default is accepted.
 struct Recipe {

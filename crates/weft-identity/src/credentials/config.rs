@@ -16,9 +16,11 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, Error, ServerConfig};
 use weft_types::SpiffeId;
 
-use super::ALPN;
-use crate::credentials::Credentials;
+use super::Credentials;
 use crate::verify::{AnyWorkload, ExpectedWorkloads};
+
+/// The only application protocol: what HBONE announces.
+pub const ALPN: &[u8] = b"h2";
 
 /// Most client configurations kept for one identity. A pod that talks to more distinct identities than this within one
 /// certificate's life pays a rebuild (some microseconds) now and then; the bound keeps a scanner from filling memory.
@@ -26,7 +28,7 @@ const CLIENT_CONFIGS_MAX: usize = 4096;
 
 /// The configurations made from one set of credentials.
 #[derive(Default)]
-pub(crate) struct Configs {
+pub(super) struct Configs {
     server: OnceLock<Arc<ServerConfig>>,
     clients: ArcSwap<HashMap<Box<[SpiffeId]>, Arc<ClientConfig>>>,
 }
@@ -51,15 +53,15 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
 });
 
 pub(super) fn server(credentials: &Credentials) -> Result<Arc<ServerConfig>, Error> {
-    let configs = credentials.configs();
+    let configs = &credentials.configs;
     if let Some(config) = configs.server.get() {
         return Ok(config.clone());
     }
     let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(Arc::new(AnyWorkload(credentials.trust().clone())))
+        .with_client_cert_verifier(Arc::new(AnyWorkload(credentials.trust.clone())))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(
-            credentials.certified().clone(),
+            credentials.certified.clone(),
         )));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -71,12 +73,12 @@ pub(super) fn client(
     credentials: &Credentials,
     expected: &[SpiffeId],
 ) -> Result<Arc<ClientConfig>, Error> {
-    let configs = credentials.configs();
+    let configs = &credentials.configs;
     if let Some(config) = configs.clients.load().get(expected) {
         return Ok(config.clone());
     }
     let verifier = ExpectedWorkloads {
-        trust: credentials.trust().clone(),
+        trust: credentials.trust.clone(),
         expected: expected.into(),
     };
     let mut config = ClientConfig::builder_with_provider(PROVIDER.clone())
@@ -84,7 +86,7 @@ pub(super) fn client(
         .dangerous() // rustls's word for a verifier of one's own
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(
-            credentials.certified().clone(),
+            credentials.certified.clone(),
         )));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
