@@ -10,4 +10,6 @@ pub mod leak;
 pub mod load;
 pub mod peer;
 
+pub mod envoy;
+
 pub mod repo;
