@@ -122,6 +122,24 @@ pub(crate) fn now_ns() -> u64 {
     unsafe { helpers::bpf_ktime_get_ns() }
 }
 
+/// Set by the agent: whether this kernel has MPTCP. Read-only when the program is loaded, so that on one without it the verifier
+/// never sees the helper below, which it would refuse.
+#[unsafe(no_mangle)]
+static HAS_MPTCP: u32 = 0;
+
+/// The MPTCP socket that this one is the first subflow of (kernel 5.19). The connect hook sees the subflow,
+/// `getpeername` the MPTCP socket.
+#[inline(always)]
+pub(crate) fn mptcp_of(sk: *mut bpf_sock) -> Option<*mut bpf_sock> {
+    // SAFETY: volatile, because the compiler would otherwise fold the 0 that stands here.
+    if unsafe { ptr::read_volatile(&raw const HAS_MPTCP) } == 0 {
+        return None;
+    }
+    // SAFETY: the verifier knows `sk` as a socket; the result is null for any other than a subflow.
+    let mptcp = unsafe { helpers::bpf_skc_to_mptcp_sock(sk.cast()) };
+    (!mptcp.is_null()).then_some(mptcp.cast())
+}
+
 /// The storage of a socket that the verifier knows to be a full one.
 #[inline(always)]
 pub(crate) fn storage(sk: *mut bpf_sock) -> Option<&'static mut SocketValue> {

@@ -116,7 +116,7 @@ mod tests {
                 outbound(&pod(), &endpoint(to)),
                 Outbound::Capture(ip(own)),
                 "{to}"
-            )
+            );
         };
         check("10.0.0.2:80", "10.0.0.1");
         check("[::ffff:10.0.0.2]:80", "10.0.0.1");

@@ -104,11 +104,7 @@ pub(crate) fn source_hash() -> Result<String> {
         part(&mut hasher, section_of(&manifest, section)?.as_bytes());
     }
     part(&mut hasher, FLAGS.concat().as_bytes());
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(format!("{:x}", hasher.finalize()))
 }
 
 /// Length first, so that no two lists of parts look the same.

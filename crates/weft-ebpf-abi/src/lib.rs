@@ -81,6 +81,8 @@ pub mod program_names {
     pub const LOOKUP: &str = "lookup";
     /// Read-only variable of [`LOOKUP`]: the pod id of this instance.
     pub const POD_ID_GLOBAL: &str = "POD_ID";
+    /// Read-only variable of the connect hooks: 1 on a kernel with MPTCP.
+    pub const HAS_MPTCP_GLOBAL: &str = "HAS_MPTCP";
 }
 
 /// What stands before the 64 hex digits of the source hash inside the object.

@@ -107,6 +107,10 @@ fn connect(ctx: *mut bpf_sock_addr, ip: Ip16) -> Outcome {
         forget(stored, cookie);
         kernel::storage_delete(sk);
     }
+    let mptcp = kernel::mptcp_of(sk);
+    if let Some(mptcp) = mptcp {
+        kernel::storage_delete(mptcp);
+    }
     let to = match outbound(pod, &original) {
         Outbound::Pass => return Outcome::GoOn,
         Outbound::CaptureUnlessOwn(_) if is_own(pod, ip) => return Outcome::GoOn,
@@ -122,6 +126,10 @@ fn connect(ctx: *mut bpf_sock_addr, ip: Ip16) -> Outcome {
     }
     match capture(pod, sk, cookie, original) {
         Some(port) => {
+            if let Some(mptcp) = mptcp {
+                // Only for getpeername: without room the address is the pod's own, and nothing else is wrong.
+                kernel::storage_put(mptcp, SocketValue::new(SocketKind::Client, original));
+            }
             kernel::count(Counter::Captured);
             Outcome::Rewrite(Endpoint::new(to, port))
         }

@@ -102,7 +102,7 @@ impl Default for MapSizes {
     fn default() -> Self {
         Self {
             captures: 65_536,
-            clients: 65_536,
+            clients: 16_384,
             pods: 1_024,
             refusals: 16_384,
         }

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 
+use socket2::{Domain, Protocol, Socket, Type};
 use weft_bpf::{ClientState, UpdateMode};
 use weft_ebpf_abi::{Endpoint, FlowKey};
-use weft_tests::is_root;
+use weft_tests::{is_root, skip};
 use weft_types::address::canonical;
 
 use crate::rig::{
@@ -92,6 +93,30 @@ fn a_dual_stack_application_sees_an_ipv4_client_in_mapped_form() {
         from,
         SocketAddr::new(NEIGHBOUR_V4.to_ipv6_mapped().into(), 4321)
     );
+}
+
+#[test]
+fn an_mptcp_application_sees_the_client_as_its_peer() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new();
+    let made = rig.pod.enter(|| {
+        Ok(Socket::new(
+            Domain::IPV4,
+            Type::STREAM,
+            Some(Protocol::MPTCP),
+        ))
+    });
+    let Ok(application) = made.unwrap() else {
+        return skip("this kernel has no MPTCP");
+    };
+    application.bind(&v4(POD_V4, 0).into()).unwrap();
+    application.listen(1).unwrap();
+    let to = application.local_addr().unwrap().as_socket().unwrap();
+    let _socket = rig.deliver(v4(NEIGHBOUR_V4, 4321), to).unwrap();
+    let (_served, from) = application.accept().unwrap();
+    assert_eq!(from.as_socket(), Some(v4(NEIGHBOUR_V4, 4321)));
 }
 
 #[test]

@@ -191,7 +191,34 @@ fn an_mptcp_socket_is_captured_like_a_tcp_one() {
         socket.connect_timeout(&dialled.into(), PATIENCE).unwrap();
         let (mut accepted, original) = rig.accept_outbound();
         assert_eq!(original, Some(OrigDst(dialled)));
+        assert_eq!(socket.peer_addr().unwrap().as_socket(), Some(dialled));
         converse(&mut socket.into(), &mut accepted);
+    }
+    rig.wait_empty("CAPTURES");
+}
+
+#[test]
+fn a_socket_bound_to_the_interface_and_a_fast_open_are_captured() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new();
+    for dialled in [v4(NEIGHBOUR_V4, 80), v6(NEIGHBOUR_V6, 80)] {
+        let socket = tcp(&rig.pod, dialled);
+        socket.bind_device(Some(b"eth0")).unwrap();
+        socket.connect_timeout(&dialled.into(), PATIENCE).unwrap();
+        let (mut accepted, original) = rig.accept_outbound();
+        assert_eq!(original, Some(OrigDst(dialled)));
+        converse(&mut socket.into(), &mut accepted);
+
+        let socket = tcp(&rig.pod, dialled);
+        let sent = socket.send_to_with_flags(b"early", &dialled.into(), libc::MSG_FASTOPEN);
+        assert_eq!(sent.unwrap(), 5);
+        let (mut accepted, original) = rig.accept_outbound();
+        assert_eq!(original, Some(OrigDst(dialled)));
+        let mut text = [0; 5];
+        accepted.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"early");
     }
     rig.wait_empty("CAPTURES");
 }

@@ -9,6 +9,7 @@ use weft_ebpf_abi::{map_names, program_names};
 use super::MapSizes;
 use super::error::CaptureError;
 use super::pins::Pins;
+use super::probe;
 
 static OBJECT: &[u8] = include_bytes_aligned!("../../bpf/weft.bpf.o");
 
@@ -63,10 +64,12 @@ fn parse(pins: &Pins, sizes: &MapSizes, pod_id: u32) -> Result<Ebpf, CaptureErro
         .into_iter()
         .map(|name| (name, pins.map(name)))
         .collect();
+    let has_mptcp = u32::from(probe::has_mptcp());
     let mut loader = EbpfLoader::new();
     loader
         .btf(None)
         .override_global(program_names::POD_ID_GLOBAL, &pod_id, true)
+        .override_global(program_names::HAS_MPTCP_GLOBAL, &has_mptcp, true)
         .map_max_entries(map_names::CAPTURES, sizes.captures)
         .map_max_entries(map_names::CLIENTS, sizes.clients)
         .map_max_entries(map_names::PODS, sizes.pods)

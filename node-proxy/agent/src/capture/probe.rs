@@ -45,6 +45,11 @@ pub(crate) fn check_capabilities() -> Result<(), CaptureError> {
     }
 }
 
+/// Whether the kernel has MPTCP (CONFIG_MPTCP): the connect hooks then use a helper that only such a kernel knows.
+pub(crate) fn has_mptcp() -> bool {
+    Path::new("/proc/sys/net/mptcp").exists()
+}
+
 /// Mounts a bpf file system where there is none, as systemd does at boot.
 pub(crate) fn ensure_bpffs(path: &Path) -> Result<(), CaptureError> {
     if is_bpffs(path) {
