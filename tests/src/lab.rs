@@ -14,6 +14,9 @@ use weft_testkit::leak::Recorder;
 use weft_testkit::netns::Netns;
 use weft_testkit::peer::{Behaviour, Server};
 
+/// What an access record of a connection that ended well holds: too many to print.
+const ACCESS: &str = "access connection complete";
+
 /// A lab in the making.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
@@ -211,7 +214,8 @@ impl Drop for TestLab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // What the programs said is what a failed test is read with.
-            for line in self.lab.log_tails(25) {
+            let tails = self.lab.log_tails(200).join("\n");
+            for line in tails.lines().filter(|line| !line.contains(ACCESS)) {
                 println!("{line}");
             }
             if std::env::var_os("WEFT_TEST_KEEP").is_some() {

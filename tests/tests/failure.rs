@@ -23,6 +23,9 @@ mod enrolment;
 /// Good connections before and after the blow.
 const STEADY: u64 = 100;
 
+/// Connections under way at the moment of a blow: one begins every 10 ms and takes a few.
+const UNDER_WAY_MAX: u64 = 5;
+
 /// A lab with a stream of new connections from a on n1 to b on n2.
 struct Steady {
     lab: TestLab,
@@ -69,10 +72,15 @@ impl Steady {
         }
     }
 
-    /// More good connections, then the verdicts.
+    /// More good connections, then the verdicts: of those that were under way inside a killed
+    /// proxy, which takes its sockets along, a few may break; nothing else may happen to any.
     fn survives(self) {
         self.churn.wait_for(STEADY).unwrap();
-        self.churn.stop().unwrap().verdict().unwrap();
+        let mut report = self.churn.stop().unwrap();
+        println!("{report:?}");
+        assert!(report.broken <= UNDER_WAY_MAX, "{report:?}");
+        report.good += std::mem::take(&mut report.broken);
+        report.verdict().unwrap();
         self.recorder.stop().unwrap().verdict().unwrap();
     }
 }
