@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream as Responses;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use weft_proto::resource::REQUEST_MAX;
 use weft_proto::wire::discovery::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
@@ -39,8 +40,6 @@ pub(crate) trait PublishEvents: Send + Sync + 'static {
     fn rejected(&self, type_url: &str);
 }
 
-/// A request may carry the version of every resource that the client kept: 100 bytes each for a million.
-const REQUEST_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Responses that wait for a slow reader beside those in the connection's own buffers.
 const RESPONSES_MAX: usize = 1;
 
@@ -56,7 +55,7 @@ pub(crate) struct Ads {
 impl Ads {
     /// The service, ready for a tonic server.
     pub(crate) fn service(self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(REQUEST_BYTES_MAX)
+        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(REQUEST_MAX)
     }
 }
 

@@ -17,8 +17,8 @@ use super::server::{CallerCheck, PublishEvents};
 use super::snapshot::{Entry, Snapshot};
 use super::subscription::{Delta, Kind, Subscription};
 
-/// Bytes of resources in one message: a quarter of what clients accept, so that names and versions fit as well.
-const CHUNK_BYTES: usize = resource::MESSAGE_MAX / 4;
+/// Bytes of resources in one message: what clients accept, with room for the last resource. A delta is cut only where it must be.
+const CHUNK_BYTES: usize = resource::MESSAGE_MAX / 4 * 3;
 /// Bytes that a removed name or a resource's envelope adds to a message, beside the name.
 const ENVELOPE_BYTES: usize = 64;
 /// Types of one stream: there are four, and room for those of newer clients.
@@ -163,7 +163,7 @@ impl Stream {
             return Ok(());
         };
         let delta = subscription.update(snapshot, &self.node);
-        let messages = delta.map(|delta| chunks(type_url, snapshot.serial, delta));
+        let messages = delta.map(|delta| chunks(type_url, snapshot.serial, delta, CHUNK_BYTES));
         for mut message in messages.into_iter().flatten() {
             self.nonce += 1;
             // In front of what `chunks` has marked it with.
@@ -179,7 +179,7 @@ impl Stream {
 }
 
 /// A delta in as many messages as its size needs; at least one. The nonces hold only the mark that more follows.
-fn chunks(type_url: &str, serial: u64, delta: Delta) -> Vec<DeltaDiscoveryResponse> {
+fn chunks(type_url: &str, serial: u64, delta: Delta, limit: usize) -> Vec<DeltaDiscoveryResponse> {
     let empty = || DeltaDiscoveryResponse {
         system_version_info: serial.to_string(),
         type_url: type_url.to_owned(),
@@ -188,7 +188,7 @@ fn chunks(type_url: &str, serial: u64, delta: Delta) -> Vec<DeltaDiscoveryRespon
     let mut messages = vec![empty()];
     let mut bytes = 0;
     let mut room = |messages: &mut Vec<DeltaDiscoveryResponse>, more: usize| {
-        if bytes > 0 && bytes + more > CHUNK_BYTES {
+        if bytes > 0 && bytes + more > limit {
             messages.push(empty());
             bytes = 0;
         }
@@ -226,7 +226,7 @@ fn resource_of(entry: &Entry) -> Resource {
 
 #[cfg(test)]
 mod tests {
-    use super::{CHUNK_BYTES, Delta, chunks};
+    use super::{Delta, chunks};
     use crate::publish::snapshot::Entry;
     use std::sync::Arc;
     use weft_proto::resource::NONCE_MORE;
@@ -249,10 +249,10 @@ mod tests {
             changed: (0..1000).map(entry).collect(),
             removed: vec!["gone".to_owned()],
         };
-        let messages = chunks("t", 1, delta);
+        let messages = chunks("t", 1, delta, 1_000_000);
         assert!(messages.len() >= 10);
         let sizes = messages.iter().map(Message::encoded_len);
-        assert!(sizes.max().unwrap() <= CHUNK_BYTES + 4096);
+        assert!(sizes.max().unwrap() <= 1_004_096);
         let total: usize = messages.iter().map(|m| m.resources.len()).sum();
         assert_eq!((total, messages[0].removed_resources.len()), (1000, 1));
         let (last, unfinished) = messages.split_last().unwrap();
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn an_empty_delta_is_one_message() {
-        let messages = chunks("t", 1, Delta::default());
+        let messages = chunks("t", 1, Delta::default(), 1);
         assert_eq!((messages.len(), messages[0].nonce.as_str()), (1, ""));
     }
 }

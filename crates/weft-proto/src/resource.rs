@@ -22,8 +22,11 @@ pub const SETTINGS: &str = "type.googleapis.com/weft.mesh.v1.Settings";
 /// The name of the one settings resource.
 pub const SETTINGS_NAME: &str = "mesh";
 
-/// Largest message that our server sends and our clients need to accept, in bytes: gRPC's customary default.
-pub const MESSAGE_MAX: usize = 4 * 1024 * 1024;
+/// Largest message that our server sends and its clients need to accept, in bytes.
+///
+/// Clients apply each message at once, and those that do not know [`NONCE_MORE`] (ztunnel) take the first answer of a type for the whole of it:
+/// a mesh should fit into one, or they would decide on half of its policies. 100 000 workloads are 30 MB.
+pub const MESSAGE_MAX: usize = 128 * 1024 * 1024;
 
 /// Largest request that our server needs to accept, in bytes: a client that comes back names the version
 /// of everything it holds, about 100 bytes for each of 100 000 workloads.
