@@ -347,6 +347,36 @@ fn a_thousand_connections_at_once_keep_their_destinations_apart() {
 }
 
 #[test]
+fn more_connections_than_there_are_ports_reach_one_destination() {
+    if !is_root() {
+        return;
+    }
+    // The client closes first, so each leaves its 4-tuple in TIME_WAIT; the range has 28 232 ports.
+    const CONNECTIONS: u32 = 40_000;
+    let rig = Rig::new();
+    let to = v4(NEIGHBOUR_V4, 80);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..CONNECTIONS {
+                let (mut accepted, original) = rig.accept_outbound();
+                assert_eq!(original, Some(OrigDst(to)));
+                let _end = accepted.read(&mut [0; 1]);
+            }
+        });
+        rig.pod
+            .enter(|| {
+                for number in 0..CONNECTIONS {
+                    let connected = TcpStream::connect(to);
+                    assert!(connected.is_ok(), "connection {number}: {connected:?}");
+                }
+                Ok(())
+            })
+            .unwrap();
+    });
+    rig.wait_empty("CAPTURES");
+}
+
+#[test]
 fn half_closed_connections_and_resets_arrive_as_what_they_are() {
     if !is_root() {
         return;
