@@ -71,6 +71,7 @@ async fn control(options: &Options, log: LogHandle) -> anyhow::Result<()> {
         identities,
         pods: Pods::new(orders),
         storage: ArcSwapOption::empty(),
+        affinity: Arc::default(),
         telemetry: Telemetry {
             metrics: Arc::default(),
             access: access.clone(),

@@ -1,13 +1,13 @@
-//! What one worker remembers for choosing endpoints: compiled candidates, load, failures, session affinity.
+//! What one worker remembers for choosing endpoints: compiled candidates, load, failures.
 //!
 //! In: a service port as one client sees it, the outcome of connects. Out: endpoints. The choice itself is pure
-//! (`weft-balance`). Belongs to one thread.
+//! (`weft-balance`). Belongs to one thread, but for session affinity: a client's next connection may meet another worker.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 use weft_balance::{Affinity, Ask, Candidates, Choice, Endpoint, EndpointId, NoEndpoint, SetAside};
@@ -17,13 +17,15 @@ use weft_types::{Service, ServiceName, Workload, WorkloadUid};
 /// Compiled service ports kept: 200 pods of one node times 50 services each; about 1 KB apart from the endpoints.
 const COMPILED_MAX: usize = 10_000;
 
+/// Who was sent where, by any worker.
+pub(crate) type SharedAffinity = Arc<Mutex<Affinity>>;
+
 /// The memory of one worker.
-#[derive(Default)]
 pub(crate) struct Endpoints {
     compiled: RefCell<HashMap<PortKey, Compiled>>,
     in_flight: RefCell<HashMap<EndpointId, u32>>,
     set_aside: RefCell<SetAside>,
-    affinity: RefCell<Affinity>,
+    affinity: SharedAffinity,
 }
 
 type PortKey = (ServiceName, u16, WorkloadUid);
@@ -56,6 +58,16 @@ pub(crate) enum Picked {
 }
 
 impl Endpoints {
+    /// An empty memory, beside the affinities of all workers.
+    pub(crate) fn new(affinity: SharedAffinity) -> Self {
+        Self {
+            compiled: RefCell::default(),
+            in_flight: RefCell::default(),
+            set_aside: RefCell::default(),
+            affinity,
+        }
+    }
+
     /// Chooses an endpoint that was not `tried` for this connection.
     pub(crate) fn pick(
         &self,
@@ -66,13 +78,17 @@ impl Endpoints {
     ) -> Result<Picked, NoEndpoint> {
         let candidates = self.candidates(snapshot, service, port, client.workload);
         let in_flight = self.in_flight.borrow();
+        // Locked for services that want it only, and for the pick alone. A poisoned table is whole: each change is one insert.
+        let mut affinity = candidates
+            .is_sticky()
+            .then(|| self.affinity.lock().unwrap_or_else(PoisonError::into_inner));
         let ask = Ask {
             client: client.address,
             now: Instant::now().into_std(),
             tried,
             in_flight: |endpoint: &Endpoint| in_flight.get(&endpoint.id()).copied().unwrap_or(0),
             set_aside: &self.set_aside.borrow(),
-            affinity: Some(&mut *self.affinity.borrow_mut()),
+            affinity: affinity.as_deref_mut(),
         };
         Ok(match candidates.pick(ask, &mut rand::rng())? {
             Choice::Endpoint(endpoint) => Picked::Endpoint(endpoint.clone()),
@@ -146,5 +162,71 @@ impl Drop for InFlight {
                 in_flight.remove(&self.id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::Arc;
+
+    use weft_config::{Snapshot, SnapshotBuilder};
+    use weft_types::WorkloadUid;
+
+    use super::{Client, Endpoints, Picked, SharedAffinity};
+    use crate::testing::{behind, ip, service, service_name, workload};
+
+    /// The client `10.0.0.1` and that many servers of a service that keeps its clients.
+    fn mesh(servers: u8, sticky: bool) -> Snapshot {
+        let mut config = SnapshotBuilder::new();
+        let mut web = service("web", "10.96.0.10");
+        web.load_balancing.client_ip_affinity_secs = if sticky { 3600 } else { 0 };
+        config.put_service(web);
+        config.put_workload(workload("client", "10.0.0.1"));
+        for number in 0..servers {
+            let server = workload(&format!("s{number}"), &format!("10.0.1.{number}"));
+            config.put_workload(behind(server, "web", 80, 8080));
+        }
+        config.build()
+    }
+
+    fn pick(worker: &Endpoints, snapshot: &Snapshot, address: IpAddr) -> WorkloadUid {
+        let web = snapshot.service(&service_name("web")).unwrap();
+        let uid = WorkloadUid::of_pod("Kubernetes", "default", "client");
+        let workload = snapshot.workload(&uid).unwrap();
+        let client = Client { workload, address };
+        match worker.pick(snapshot, (web, 80), &client, &[]) {
+            Ok(Picked::Endpoint(endpoint)) => endpoint.workload.uid.clone(),
+            _ => panic!("there are endpoints"),
+        }
+    }
+
+    #[test]
+    fn a_client_keeps_its_endpoint_whichever_worker_it_meets() {
+        let shared = SharedAffinity::default();
+        let one = Endpoints::new(Arc::clone(&shared));
+        let other = Endpoints::new(shared);
+        let alone = Endpoints::new(SharedAffinity::default());
+        let clients = (0..50).map(|number| ip(&format!("10.0.2.{number}")));
+        let (few, many) = (mesh(2, true), mesh(40, true));
+        let mut moved_without_a_shared_table = 0;
+        for client in clients {
+            let first = pick(&one, &few, client);
+            assert_eq!(pick(&other, &many, client), first);
+            moved_without_a_shared_table += u8::from(pick(&alone, &many, client) != first);
+        }
+        assert!(
+            moved_without_a_shared_table > 25,
+            "the hash alone moves clients when endpoints join"
+        );
+    }
+
+    #[test]
+    fn a_service_without_affinity_never_waits_for_the_table() {
+        let shared = SharedAffinity::default();
+        let worker = Endpoints::new(Arc::clone(&shared));
+        let held = shared.lock().unwrap();
+        pick(&worker, &mesh(2, false), ip("10.0.0.1"));
+        drop(held);
     }
 }

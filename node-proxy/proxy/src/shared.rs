@@ -11,6 +11,7 @@ use weft_runtime::Shutdown;
 use weft_types::NodeName;
 
 use crate::connections::Telemetry;
+use crate::endpoints::SharedAffinity;
 use crate::pods::Pods;
 
 /// One for the process.
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) pods: Pods,
     /// The map through which proxy and hooks speak about one socket; none until the holder has given it.
     pub(crate) storage: ArcSwapOption<SocketStorage>,
+    /// Which endpoint a client keeps.
+    pub(crate) affinity: SharedAffinity,
     /// Records and counts.
     pub(crate) telemetry: Telemetry,
     /// Connections that were reset because descriptors had run out.

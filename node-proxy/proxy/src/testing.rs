@@ -210,6 +210,7 @@ impl Node {
             identities,
             pods: Pods::new(sender),
             storage: ArcSwapOption::empty(),
+            affinity: Arc::default(),
             telemetry: Telemetry {
                 metrics: Arc::default(),
                 access: AccessLog::to(out.clone(), AccessFormat::Text),

@@ -33,7 +33,7 @@ impl Worker {
         Rc::new(Self {
             connections: Connections::new(shared.telemetry.clone()),
             tunnels: Tunnels::new(connector, PoolLimits::default()),
-            endpoints: Rc::default(),
+            endpoints: Rc::new(Endpoints::new(Arc::clone(&shared.affinity))),
             spare: RefCell::new(None),
             shared,
         })
