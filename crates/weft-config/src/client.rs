@@ -29,7 +29,7 @@ use weft_runtime::{Backoff, Shutdown, spawn};
 use crate::disk::{self, Disk};
 use crate::settings::{ConfigSettings, SettingsError};
 use crate::snapshot::Origin;
-use crate::status::{Connection, SharedStatus};
+use crate::status::{Connection, SharedStatus, Termination};
 
 pub(crate) use held::Versions;
 
@@ -160,8 +160,14 @@ impl<S: State> Client<S> {
         let mut backoff = Backoff::random(BACKOFF_MIN, BACKOFF_MAX);
         loop {
             let ended = self.stream().await;
-            self.status
-                .update(|status| status.connection = Connection::Down);
+            let reason = match &ended {
+                Ok(Ended::RootChanged) => Termination::Reconnect,
+                Ok(Ended::Lost { error, .. }) | Err(error) => error.termination(),
+            };
+            self.status.update(|status| {
+                status.connection = Connection::Down;
+                *status.terminations.entry(reason).or_default() += 1;
+            });
             match ended {
                 Ok(Ended::RootChanged) => {
                     info!(

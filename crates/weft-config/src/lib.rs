@@ -26,4 +26,4 @@ pub use settings::{ConfigSettings, SettingsError};
 pub use snapshot::{
     BrokenPolicy, Destination, Origin, PolicyEntry, ServiceEndpoints, Snapshot, SnapshotBuilder,
 };
-pub use status::{ConfigStatus, Connection};
+pub use status::{ConfigStatus, Connection, Termination, TypeStatus};

@@ -16,8 +16,12 @@ pub struct ConfigStatus {
     pub last_error: Option<String>,
     /// Streams opened since the start.
     pub streams: u64,
+    /// Streams that ended or could not be opened since the start, by reason.
+    pub terminations: BTreeMap<Termination, u64>,
     /// Responses received since the start.
     pub responses: u64,
+    /// Responses of each type that was asked for.
+    pub types: BTreeMap<&'static str, TypeStatus>,
     /// Resources received since the start.
     pub resources: u64,
     /// Resources removed by the server since the start.
@@ -28,6 +32,28 @@ pub struct ConfigStatus {
     pub rejected: BTreeMap<String, String>,
     /// Why the state on disk could not be read or written, until it can again.
     pub disk_error: Option<String>,
+}
+
+/// What came of one type since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TypeStatus {
+    /// Responses received.
+    pub responses: u64,
+    /// Their size in bytes, before compression and framing.
+    pub bytes: u64,
+}
+
+/// Why a stream ended, in the words of Istio's metric `istio_xds_connection_terminations_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Termination {
+    /// No connection could be made, or no token or root certificate could be read for one.
+    ConnectionError,
+    /// The server ended it with an error, or broke the protocol.
+    Error,
+    /// This client ended it, to connect with new root certificates.
+    Reconnect,
+    /// The server ended it without an error.
+    Complete,
 }
 
 /// State of the stream.

@@ -11,7 +11,7 @@ use weft_identity::{IdentityState, IdentityStatus};
 use weft_runtime::{
     Request, Response, Shutdown, serve_tcp, serve_unix, tcp_listener, unix_listener,
 };
-use weft_telemetry::{LogHandle, Metrics};
+use weft_telemetry::LogHandle;
 
 use crate::config::Options;
 use crate::readiness::Readiness;
@@ -19,6 +19,7 @@ use crate::serve::Workers;
 use crate::shared::Shared;
 
 mod dump;
+mod metrics;
 
 /// What the answers are made from.
 #[derive(Clone)]
@@ -44,7 +45,7 @@ pub(crate) fn start(options: &Options, admin: Admin, control: &Shutdown) -> anyh
         tcp_listener(address).with_context(|| format!("cannot listen on {address} for {what}"))
     };
     let flows = admin.shared.flows.child();
-    let metrics = Arc::new(metrics(&admin.shared));
+    let metrics = Arc::new(metrics::all(&admin.shared));
     let listener = listen("metrics", options.metrics_address)?;
     serve_tcp(&flows, listener, move |request| {
         let metrics = Arc::clone(&metrics);
@@ -66,19 +67,6 @@ pub(crate) fn start(options: &Options, admin: Admin, control: &Shutdown) -> anyh
         }
     })?;
     Ok(())
-}
-
-fn metrics(shared: &Arc<Shared>) -> Metrics {
-    let mut metrics = Metrics::new("weft-proxy", env!("CARGO_PKG_VERSION"));
-    let registry = metrics.registry();
-    registry.register_collector(Box::new(Arc::clone(&shared.telemetry.metrics)));
-    registry.register(
-        "weft_connections_shed",
-        "Connections reset because descriptors or memory had run out",
-        shared.shed.clone(),
-    );
-    shared.telemetry.access.register(registry);
-    metrics
 }
 
 async fn answer(admin: &Admin, request: &Request) -> Response {

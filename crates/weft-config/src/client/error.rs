@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::status::Termination;
+
 /// Why there is no stream.
 #[derive(Debug, Error)]
 pub(super) enum SessionError {
@@ -33,6 +35,17 @@ pub(super) enum SessionError {
 }
 
 impl SessionError {
+    /// What it counts as.
+    pub(super) fn termination(&self) -> Termination {
+        match self {
+            Self::Root { .. } | Self::Token { .. } | Self::Connect(_) => {
+                Termination::ConnectionError
+            }
+            Self::Refused(_) | Self::OptionalRefused(_) | Self::Stuck => Termination::Error,
+            Self::Closed => Termination::Complete,
+        }
+    }
+
     /// With everything beneath it: tonic's own text is only "transport error".
     pub(super) fn connect(error: &tonic::transport::Error) -> Self {
         let mut text = error.to_string();

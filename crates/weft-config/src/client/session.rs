@@ -12,7 +12,7 @@ use tracing::{debug, info};
 use weft_proto::resource::NONCE_MORE;
 use weft_proto::wire::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use weft_proto::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
-use weft_proto::{Struct, Value, value};
+use weft_proto::{Message, Struct, Value, value};
 
 use super::channel::Files;
 use super::error::SessionError;
@@ -182,7 +182,9 @@ impl<S: State> Session<'_, S> {
         let kind = progress
             .asked
             .iter()
-            .find(|kind| kind.url == response.type_url);
+            .find(|kind| kind.url == response.type_url)
+            .copied();
+        let bytes = response.encoded_len() as u64;
         let nack = match kind {
             Some(kind) => {
                 let url = kind.url;
@@ -204,6 +206,12 @@ impl<S: State> Session<'_, S> {
         );
         self.status.update(|status| {
             status.responses += 1;
+            // By types asked for alone, so that a server cannot make up more of them.
+            if let Some(kind) = kind {
+                let r#type = status.types.entry(kind.url).or_default();
+                r#type.responses += 1;
+                r#type.bytes += bytes;
+            }
             status.resources += response.resources.len() as u64;
             status.removals += response.removed_resources.len() as u64;
             status.nacks += u64::from(nack.is_some());

@@ -176,7 +176,11 @@ async fn a_state_is_shown_once_every_required_type_has_been_answered() {
     assert_eq!(snapshot.settings().outbound, OutboundMode::RegistryOnly);
     let a = snapshot.workload_by_pod("default", "a").unwrap();
     assert_eq!(snapshot.policies_for(a).policies.len(), 1);
-    assert_eq!(config.status().connection, Connection::Synced);
+    let status = config.status();
+    assert_eq!(status.connection, Connection::Synced);
+    assert_eq!(status.types.len(), 3);
+    let addresses = status.types[ADDRESS];
+    assert!(addresses.responses == 1 && addresses.bytes > 10);
 
     stream
         .push(ADDRESS, Vec::new(), &["Kubernetes//Pod/default/a"])
@@ -240,6 +244,8 @@ async fn a_nack_names_the_resource_and_costs_only_that() {
     // A new stream asks for it again, and names it so that its removal can be told.
     drop(stream);
     let mut stream = controller.stream().await;
+    let ends: u64 = config.status().terminations.values().sum();
+    assert_eq!(ends, 1, "the end of a stream is counted");
     let requests = stream.subscriptions(3).await;
     let held = versions(&requests, ADDRESS);
     assert!(held.contains(&(name.to_owned(), String::new())));
