@@ -50,6 +50,16 @@ impl Builder {
         self
     }
 
+    /// Adds a node on which no program of ours runs; its pods are published all the same.
+    #[must_use]
+    pub fn external_node(mut self, name: &str) -> Self {
+        self.file.nodes.push(NodeEntry {
+            name: name.to_owned(),
+            external: true,
+        });
+        self
+    }
+
     /// Adds a pod of the mesh in the namespace `default`, with a service account and a label `app`
     /// of its name.
     #[must_use]

@@ -64,6 +64,7 @@ impl Bench {
             terminate: Some(LOOPBACK.parse().unwrap()),
             plain: None,
             originate: None,
+            services: Vec::new(),
         })
     }
 
@@ -74,6 +75,7 @@ impl Bench {
             terminate: None,
             plain: Some((LOOPBACK.parse().unwrap(), self.application.address())),
             originate: Some(server.address().port()),
+            services: Vec::new(),
         })
     }
 }
@@ -115,6 +117,7 @@ async fn envoy_as_waypoint_joins_our_client_and_our_server() {
         terminate: Some(LOOPBACK.parse().unwrap()),
         plain: None,
         originate: Some(server.address().port()),
+        services: Vec::new(),
     });
     let hbone = envoy.listener("connect_terminate").unwrap();
     let client = Client::connect(&bench.mesh, CLIENT, &[id(WAYPOINT)], hbone)

@@ -114,8 +114,17 @@ impl Envoy {
         let config = folder.path().join("envoy.json");
         fs::write(&config, config::bootstrap(role, &socket).to_string())?;
         let log = fs::File::create(folder.path().join("log"))?;
-        // It ends with us, however we end.
-        let mut command = Command::new("setpriv");
+        // It ends with the thread that started it, however that ends; so that must be the caller's own.
+        let mut command = match netns {
+            Some(netns) => {
+                let mut nsenter = Command::new("nsenter");
+                nsenter
+                    .arg(format!("--net={}", netns.path().display()))
+                    .args(["--", "setpriv"]);
+                nsenter
+            }
+            None => Command::new("setpriv"),
+        };
         command
             .args(["--pdeathsig", "KILL", "--"])
             .arg(program)
@@ -127,14 +136,8 @@ impl Envoy {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        let child = match netns {
-            Some(netns) => netns.enter(|| Ok(command.spawn()?)),
-            None => Ok(command.spawn()?),
-        };
-        let mut envoy = Self {
-            child: child.context("cannot start Envoy with setpriv")?,
-            folder,
-        };
+        let child = command.spawn().context("cannot start Envoy with setpriv")?;
+        let mut envoy = Self { child, folder };
         envoy.ready()?;
         Ok(envoy)
     }
@@ -191,7 +194,7 @@ impl Envoy {
 
 impl Drop for Envoy {
     fn drop(&mut self) {
-        // setpriv replaced itself by Envoy: this is its process id.
+        // nsenter and setpriv replaced themselves by Envoy: this is its process id.
         drop(self.child.kill());
         drop(self.child.wait());
     }

@@ -19,6 +19,8 @@ pub struct Role {
     pub plain: Option<(SocketAddr, SocketAddr)>,
     /// HBONE port of the next hop, at the address of the destination; none delivers plainly.
     pub originate: Option<u16>,
+    /// Services, each with the endpoint that stands for it; every other destination is taken as it is.
+    pub services: Vec<(SocketAddr, SocketAddr)>,
 }
 
 /// What Envoy shows and trusts, as PEM.
@@ -131,14 +133,24 @@ fn main_internal(role: &Role) -> Value {
         Some(_) => "originate_internal",
         None => "delivery",
     };
+    let chain =
+        |destination: &str| json!([hand_on(destination), tcp_proxy("main_internal", next, None)]);
+    let of_service = |(service, endpoint): &(SocketAddr, SocketAddr)| {
+        let length = if service.is_ipv4() { 32 } else { 128 };
+        json!({
+            "filter_chain_match": {
+                "prefix_ranges": [{"address_prefix": service.ip(), "prefix_len": length}],
+                "destination_port": service.port(),
+            },
+            "filters": chain(&endpoint.to_string()),
+        })
+    };
     json!({
         "name": "main_internal",
         "internal_listener": {},
         "listener_filters": [original_dst()],
-        "filter_chains": [{"filters": [
-            hand_on("%DOWNSTREAM_LOCAL_ADDRESS%"),
-            tcp_proxy("main_internal", next, None),
-        ]}],
+        "filter_chains": role.services.iter().map(of_service).collect::<Vec<_>>(),
+        "default_filter_chain": {"filters": chain("%DOWNSTREAM_LOCAL_ADDRESS%")},
     })
 }
 
