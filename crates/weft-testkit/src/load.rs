@@ -85,6 +85,7 @@ pub struct Churn {
 /// A churn in progress. Dropping it ends it.
 pub struct Churning {
     done: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<Result<ChurnReport>>>,
 }
@@ -134,14 +135,15 @@ impl Churn {
 
     /// Begins connections until it is stopped.
     pub fn start(self) -> Result<Churning> {
-        let done = Arc::new(AtomicU64::new(0));
+        let (done, failed) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let (stop, stopped) = oneshot::channel();
-        let counted = done.clone();
+        let counted = (done.clone(), failed.clone());
         let thread = self.netns.clone().spawn("churn", move || {
-            runtime()?.block_on(self.run(stopped, &counted))
+            runtime()?.block_on(self.run(stopped, &counted.0, &counted.1))
         })?;
         Ok(Churning {
             done,
+            failed,
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -151,6 +153,7 @@ impl Churn {
         self,
         mut stopped: oneshot::Receiver<()>,
         done: &AtomicU64,
+        failed: &AtomicU64,
     ) -> Result<ChurnReport> {
         let mut report = ChurnReport::default();
         let mut exchanges = JoinSet::new();
@@ -165,6 +168,7 @@ impl Churn {
                 Some(outcome) = exchanges.join_next() => {
                     report.count(outcome.context("an exchange panicked")?);
                     done.store(report.good, Ordering::Relaxed);
+                    failed.store(report.failed(), Ordering::Relaxed);
                 }
             }
         }
@@ -183,6 +187,11 @@ impl Churning {
         self.done.load(Ordering::Relaxed)
     }
 
+    /// How many exchanges did not end well so far.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
     /// Waits until this many more exchanges have ended well.
     pub fn wait_for(&self, more: u64) -> Result<()> {
         let goal = self.good() + more;
@@ -192,6 +201,15 @@ impl Churning {
                 .then_some(())
                 .ok_or_else(|| anyhow!("{good} of {goal} so far"))
         })
+    }
+
+    /// Returns right after an exchange has ended, when with a short exchange and a long interval
+    /// none is under way.
+    pub fn wait_for_pause(&self) {
+        let (before, started) = (self.good(), Instant::now());
+        while self.good() == before && started.elapsed() < EXCHANGE_LIMIT {
+            std::thread::yield_now();
+        }
     }
 
     /// Begins no more connections, waits for those under way, and reports.
@@ -235,6 +253,11 @@ impl ChurnReport {
             self.other,
             self.first_failure.as_deref().unwrap_or("none")
         ))
+    }
+
+    /// Connections that did not end well.
+    pub fn failed(&self) -> u64 {
+        self.refused + self.broken + self.late + self.wrong + self.other
     }
 
     fn count(&mut self, outcome: Outcome) {

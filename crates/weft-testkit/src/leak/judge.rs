@@ -116,8 +116,10 @@ impl Judge {
         let Some(segment) = parse(frame) else {
             return;
         };
-        let between_pods = enrolled.contains(&segment.flow.source.ip())
-            && enrolled.contains(&segment.flow.destination.ip());
+        let (source, destination) = (segment.flow.source.ip(), segment.flow.destination.ip());
+        // From an address to itself is loopback, seen when the place is a pod.
+        let between_pods =
+            source != destination && enrolled.contains(&source) && enrolled.contains(&destination);
         if segment.syn {
             self.begin(segment.flow);
             let to_tunnel = segment.flow.destination.port() == HBONE_PORT;
