@@ -99,7 +99,7 @@ impl Default for ServerLimits {
             send_buffer_max: SEND_BUFFER_MAX,
             streams_max: 200,
             pending_resets_max: 50,
-            error_resets_max: 100,
+            error_resets_max: 1000,
             keepalive: KeepaliveLimits::default(),
         }
     }

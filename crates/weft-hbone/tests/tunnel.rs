@@ -474,3 +474,22 @@ async fn join_passes_bytes_half_close_and_reset() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn single_bytes_to_a_reader_that_stops_leave_the_connection_alone() {
+    let mut link = link().await;
+    let (mut near, far) = link.tunnel().await;
+    let (_unread, tcp) = tcp_pair().await;
+    let relaying = tokio::spawn(async move { relay(tcp, far, &Counters::default()).await });
+    // Enough to fill the sockets and the window by overhead, were each byte kept on its own.
+    soon(async {
+        for _ in 0..100_000 {
+            near.write_all(b"x").await.unwrap();
+        }
+        let (mut other, mut far) = link.tunnel().await;
+        other.write_all(b"hello").await.unwrap();
+        far.read_exact(&mut [0; 5]).await.unwrap();
+    })
+    .await;
+    assert!(!relaying.is_finished());
+}

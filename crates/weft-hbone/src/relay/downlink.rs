@@ -4,26 +4,27 @@
 //! In: DATA of the peer. Out: bytes to the application, then FIN.
 //! Deliberately not here: the other direction.
 
-use std::collections::VecDeque;
+mod queue;
+
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
 use super::{Counters, Outcome, shutdown_write};
 use crate::Tunnel;
+use queue::Queue;
 
-/// Chunks written by one call.
+/// Chunks written by one call: four of the sender's largest buffers, or many small messages.
 const CHUNKS_MAX: usize = 16;
 
 /// ```text
 /// Receiving <--> Writing --end of stream and all written: FIN--> Done
 /// ```
 pub(super) struct Downlink {
-    chunks: VecDeque<Bytes>,
+    queue: Queue,
     ended: bool,
     done: bool,
 }
@@ -31,7 +32,7 @@ pub(super) struct Downlink {
 impl Downlink {
     pub(super) fn new() -> Self {
         Self {
-            chunks: VecDeque::new(),
+            queue: Queue::default(),
             ended: false,
             done: false,
         }
@@ -47,7 +48,7 @@ impl Downlink {
     ) -> Poll<Result<(), Outcome>> {
         while !self.done {
             let received = self.poll_gather(tunnel, cx)?;
-            if self.chunks.is_empty() {
+            if self.queue.is_empty() {
                 ready!(received);
                 shutdown_write(tcp).map_err(|e| Outcome::FirstFailed(e.kind()))?;
                 self.done = true;
@@ -55,23 +56,24 @@ impl Downlink {
             }
             let count =
                 ready!(self.poll_write(tcp, cx)).map_err(|e| Outcome::FirstFailed(e.kind()))?;
-            self.advance(count);
+            self.queue.advance(count);
             tunnel.release(count);
             counters.add_backward(count);
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Takes what has arrived, up to a bound. Ready: end of stream was reached, or the bound.
+    /// Takes all that has arrived, also while the application does not read: what it may hold is bounded by the
+    /// stream's window, which opens only by what was written, and chunks left with the library count against a budget
+    /// of the whole connection. Ready at the end of stream.
     fn poll_gather(
         &mut self,
         tunnel: &mut Tunnel,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Outcome>> {
-        while !self.ended && self.chunks.len() < CHUNKS_MAX {
+        while !self.ended {
             match ready!(tunnel.poll_recv(cx)).map_err(Outcome::TunnelFailed)? {
-                Some(chunk) if chunk.is_empty() => {}
-                Some(chunk) => self.chunks.push_back(chunk),
+                Some(chunk) => self.queue.push(chunk),
                 None => self.ended = true,
             }
         }
@@ -80,20 +82,7 @@ impl Downlink {
 
     fn poll_write(&mut self, tcp: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); CHUNKS_MAX];
-        for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
-            *slice = IoSlice::new(chunk);
-        }
-        Pin::new(tcp).poll_write_vectored(cx, &slices[..self.chunks.len()])
-    }
-
-    fn advance(&mut self, mut count: usize) {
-        while let Some(chunk) = self.chunks.front_mut() {
-            if count < chunk.len() {
-                chunk.advance(count);
-                return;
-            }
-            count -= chunk.len();
-            self.chunks.pop_front();
-        }
+        let filled = self.queue.fill(&mut slices);
+        Pin::new(tcp).poll_write_vectored(cx, &slices[..filled])
     }
 }
