@@ -302,7 +302,12 @@ fn descriptions_that_cannot_work_are_refused_and_leave_nothing() {
         pod_id: 0,
         ..rig.description()
     };
-    for bad in [incomplete, no_address, no_id] {
+    let node = std::fs::File::open("/proc/self/ns/net").unwrap();
+    let on_the_node = PodCapture {
+        netns: node.as_fd(),
+        ..rig.description()
+    };
+    for bad in [incomplete, no_address, no_id, on_the_node] {
         assert!(matches!(
             rig.capture().enrol(&bad),
             Err(CaptureError::Pod { .. })
@@ -322,6 +327,35 @@ fn descriptions_that_cannot_work_are_refused_and_leave_nothing() {
     let theirs = listen(&second.neighbour, NEIGHBOUR_V4, 0);
     let _client = connect(&second.pod, theirs.local_addr().unwrap()).unwrap();
     accept(&theirs);
+}
+
+#[test]
+fn three_capabilities_are_enough() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::plain(MapSizes::default());
+    std::thread::scope(|scope| {
+        let limited = scope.spawn(|| {
+            let three = CapabilitySet::BPF | CapabilitySet::PERFMON | CapabilitySet::NET_ADMIN;
+            let sets = CapabilitySets {
+                effective: three,
+                permitted: three,
+                inheritable: CapabilitySet::empty(),
+            };
+            set_capabilities(None, sets).unwrap();
+            let settings = CaptureSettings::new(&format!("{}y", rig.settings.node));
+            let capture = Capture::open(settings.clone()).unwrap();
+            capture.enrol(&rig.description()).unwrap();
+            drop(capture);
+            let capture = Capture::open(settings).unwrap();
+            capture.sweep().unwrap();
+            capture.map_usage().unwrap();
+            capture.unenrol(POD).unwrap();
+            capture.remove().unwrap();
+        });
+        limited.join().unwrap();
+    });
 }
 
 #[test]

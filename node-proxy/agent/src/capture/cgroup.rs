@@ -23,38 +23,65 @@ const KUBEPODS: [&str; 2] = ["kubepods", "kubepods.slice"];
 
 /// Opens the cgroup that is given, or finds one.
 pub(crate) fn find(given: Option<&Path>) -> Result<OwnedFd, CaptureError> {
-    let path = if let Some(path) = given {
-        path.to_owned()
-    } else {
-        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-        choose(&cgroup2_mount(&mounts).ok_or(CaptureError::NoCgroup2)?)
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let root = cgroup2_mount(&mounts);
+    let own = own_cgroup();
+    let path = match (given, &root) {
+        (Some(path), _) => path.to_owned(),
+        (None, Some(root)) => choose(root, own.as_deref()),
+        (None, None) => return Err(CaptureError::NoCgroup2),
     };
-    let failed = |source: io::Error| CaptureError::Cgroup {
+    let folder = open_cgroup(&path).map_err(|source| CaptureError::Cgroup {
         path: path.clone(),
         source,
-    };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = open(&path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
-    let stat = fstatfs(&folder).map_err(|error| failed(error.into()))?;
-    if stat.f_type as u64 != CGROUP2_MAGIC {
-        return Err(failed(io::Error::from(io::ErrorKind::InvalidInput)));
+    })?;
+    // Only where both are known; a bind mount of the hierarchy elsewhere cannot be compared.
+    if let (Some(root), Some(own)) = (root, own)
+        && path.starts_with(&root)
+        && !root.join(own).starts_with(&path)
+    {
+        return Err(CaptureError::OutsideCgroup { path });
     }
     Ok(folder)
 }
 
-fn choose(root: &Path) -> PathBuf {
-    let in_first_namespace = fs::metadata("/proc/self/ns/cgroup")
-        .is_ok_and(|meta| std::os::unix::fs::MetadataExt::ino(&meta) == INITIAL_CGROUP_NAMESPACE);
-    if in_first_namespace {
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        return kubepods_above(&own).map_or_else(|| root.to_owned(), |below| root.join(below));
+fn open_cgroup(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = open(path, flags, Mode::empty())?;
+    if fstatfs(&folder)?.f_type as u64 != CGROUP2_MAGIC {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is on another file system",
+        ));
     }
-    // In a namespace of our own the path says nothing: take what is mounted.
-    KUBEPODS
-        .iter()
-        .map(|name| root.join(name))
-        .find(|path| path.is_dir())
-        .unwrap_or_else(|| root.to_owned())
+    Ok(folder)
+}
+
+fn choose(root: &Path, own: Option<&Path>) -> PathBuf {
+    match own {
+        Some(own) => kubepods_above(own).map_or_else(|| root.to_owned(), |below| root.join(below)),
+        // In a namespace of our own, our path says nothing: take what is mounted.
+        None => KUBEPODS
+            .iter()
+            .map(|name| root.join(name))
+            .find(|path| path.is_dir())
+            .unwrap_or_else(|| root.to_owned()),
+    }
+}
+
+/// Our cgroup below the root, if we can know it.
+fn own_cgroup() -> Option<PathBuf> {
+    let namespace = fs::metadata("/proc/self/ns/cgroup").ok()?;
+    if std::os::unix::fs::MetadataExt::ino(&namespace) != INITIAL_CGROUP_NAMESPACE {
+        return None;
+    }
+    cgroup2_path(&fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+fn cgroup2_path(own: &str) -> Option<PathBuf> {
+    own.lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .map(PathBuf::from)
 }
 
 fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
@@ -70,21 +97,19 @@ fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
 }
 
 /// The kubepods cgroup that we are in, relative to the root. A `kubepods` that we are not in belongs to another life of this machine.
-fn kubepods_above(own: &str) -> Option<PathBuf> {
-    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let mut found = PathBuf::new();
-    for part in path.split('/') {
-        found.push(part);
-        if KUBEPODS.contains(&part) {
-            return Some(found);
-        }
-    }
-    None
+fn kubepods_above(own: &Path) -> Option<PathBuf> {
+    own.ancestors()
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| KUBEPODS.iter().any(|of| *of == name))
+        })
+        .last()
+        .map(Path::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{cgroup2_mount, kubepods_above};
+    use super::{cgroup2_mount, cgroup2_path, kubepods_above};
     use std::path::PathBuf;
 
     #[test]
@@ -100,7 +125,8 @@ mod tests {
     #[test]
     fn the_kubelets_cgroup_is_taken_only_by_who_is_in_it() {
         let check = |own: &str, want: Option<&str>| {
-            assert_eq!(kubepods_above(own), want.map(PathBuf::from))
+            let own = cgroup2_path(own).unwrap();
+            assert_eq!(kubepods_above(&own), want.map(PathBuf::from));
         };
         check(
             "0::/kubepods.slice/kubepods-burstable.slice/pod1\n",

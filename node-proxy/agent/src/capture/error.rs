@@ -40,6 +40,12 @@ pub enum CaptureError {
         /// Why not.
         source: io::Error,
     },
+    /// The operator: the hooks would not see the sockets that the node makes.
+    #[error("this process is not below cgroup {}: run node and agent inside it, or give --cgroup one that holds them and the pods", path.display())]
+    OutsideCgroup {
+        /// Where the hooks were to be attached.
+        path: PathBuf,
+    },
     /// The operator: no bpf file system.
     #[error("{} is no bpf file system, and mounting one failed: run `mount -t bpf bpf {}`: {source}", path.display(), path.display())]
     NoBpffs {

@@ -4,9 +4,9 @@
 //! so that whatever a crash leaves is found and finished.
 
 use std::net::IpAddr;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
-use rustix::fs::fstat;
+use rustix::fs::{fstat, stat};
 use weft_bpf::{
     AttachType, BpfError, UpdateMode, link_create, link_netns_inode, link_update, object_get,
     object_pin,
@@ -246,6 +246,9 @@ fn pod_value(pod: &PodCapture<'_>) -> Result<PodValue, CaptureError> {
     if pod.pod_id == 0 || pod.cookie == 0 {
         return refuse("id and namespace cookie must not be 0");
     }
+    if is_own_namespace(pod.netns) {
+        return refuse("it shares the node's network namespace, whose traffic is never captured");
+    }
     for kind in ListenerKind::ALL {
         if !pod.listeners.iter().any(|(given, _)| *given == kind) {
             return refuse("a listener is missing, it needs outbound, inbound and HBONE");
@@ -279,6 +282,13 @@ fn pod_value(pod: &PodCapture<'_>) -> Result<PodValue, CaptureError> {
         local_ports_max: pod.local_ports.1,
         pad: 0,
     })
+}
+
+fn is_own_namespace(netns: BorrowedFd<'_>) -> bool {
+    match (fstat(netns), stat("/proc/thread-self/ns/net")) {
+        (Ok(its), Ok(own)) => (its.st_dev, its.st_ino) == (own.st_dev, own.st_ino),
+        _ => false,
+    }
 }
 
 /// Whether an address can stand for the pod: a link-local one needs a scope, which the hook cannot give.
