@@ -44,8 +44,7 @@ fn main() -> anyhow::Result<()> {
     seccomp::limit()?;
     let options = Options::try_parse().unwrap_or_else(|error| {
         if error.use_stderr() {
-            let text = error.to_string();
-            exit_config(text.lines().next().unwrap_or_default());
+            exit_config(error);
         }
         error.exit()
     });
