@@ -1,23 +1,23 @@
 //! The access log's writer: records become lines on a thread of their own, so that a slow disk or terminal never slows a connection.
 //!
-//! In: records, from any thread. Out: whole lines, several per write.
-//! Limit: [`QUEUE_LINES`] lines wait at most; what comes beyond is dropped and counted, never waited for.
+//! In: records, from any thread. Out: whole lines, many per write: the writer lets lines gather for [`GATHER`], so that a
+//! busy proxy wakes it some dozen times a second and not once for each connection.
+//! Limit: [`QUEUE_BYTES`] wait at most; a record beyond that is dropped and counted, never waited for.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
 use crate::record::ConnectionRecord;
 
-/// Lines that may wait for the writer: about 4 MB, or a fifth of a second at 40 000 connections a second.
-pub const QUEUE_LINES: usize = 8192;
-/// Bytes joined into one write: what a pipe takes at once.
-const BATCH_BYTES: usize = 64 * 1024;
+/// Bytes that may wait for the writer: a fifth of a second at 40 000 connections a second.
+pub const QUEUE_BYTES: usize = 4 << 20;
+/// How long lines gather before they are written; an operator who follows the log does not notice.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Whether and how records are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,21 +34,33 @@ pub enum AccessFormat {
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     shared: Arc<Shared>,
-    queue: SyncSender<Entry>,
+    /// The writer ends when the last clone is gone.
+    _open: Arc<Open>,
 }
 
 #[derive(Debug)]
 struct Shared {
     format: AtomicU8,
     dropped: Counter<u64, AtomicU64>,
+    queue: Mutex<Queue>,
+    /// The writer waits for lines, or for the end.
+    filled: Condvar,
+    /// Whoever flushes waits for the writer.
+    emptied: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    lines: String,
+    /// The writer has taken lines that are not out yet.
+    writing: bool,
+    /// Somebody waits for everything to be out: do not let lines gather.
+    flushing: bool,
+    ended: bool,
 }
 
 #[derive(Debug)]
-enum Entry {
-    Line(String),
-    /// Everything before it is written out, then the sender is told.
-    Flush(SyncSender<()>),
-}
+struct Open(Arc<Shared>);
 
 impl AccessLog {
     /// Starts the writer thread on stderr.
@@ -58,18 +70,22 @@ impl AccessLog {
 
     /// Starts the writer thread on any writer. It ends when the last clone is dropped.
     pub fn to(writer: impl Write + Send + 'static, format: AccessFormat) -> Self {
-        let (queue, entries) = sync_channel(QUEUE_LINES);
+        let shared = Arc::new(Shared {
+            format: AtomicU8::new(format.code()),
+            dropped: Counter::default(),
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            emptied: Condvar::new(),
+        });
+        let of_writer = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("access-log".to_owned());
-        if let Err(error) = thread.spawn(move || write_lines(&entries, writer)) {
-            // The queue is then disconnected: every line counts as dropped, connections go on.
+        if let Err(error) = thread.spawn(move || write_lines(&of_writer, writer)) {
+            // The queue then fills up, and every further line counts as dropped; connections go on.
             tracing::error!(%error, "cannot start the access log writer; check the thread limit of this process");
         }
         Self {
-            shared: Arc::new(Shared {
-                format: AtomicU8::new(format.code()),
-                dropped: Counter::default(),
-            }),
-            queue,
+            _open: Arc::new(Open(Arc::clone(&shared))),
+            shared,
         }
     }
 
@@ -83,32 +99,43 @@ impl AccessLog {
         AccessFormat::of(self.shared.format.load(Ordering::Relaxed))
     }
 
-    /// Hands one record over; never blocks.
+    /// Hands one record over. Never waits for the writer, only for another record's copy into the queue.
     pub fn write(&self, record: &ConnectionRecord) {
-        let mut line = String::with_capacity(512);
+        let mut line = String::with_capacity(640);
         match self.format() {
             AccessFormat::Off => return,
             AccessFormat::Text => record.write_text(&mut line),
             AccessFormat::Json => record.write_json(&mut line),
         }
-        if self.queue.try_send(Entry::Line(line)).is_err() {
+        let mut queue = self.shared.lock();
+        if queue.lines.len() + line.len() > QUEUE_BYTES {
             self.shared.dropped.inc();
+            return;
+        }
+        let was_empty = queue.lines.is_empty();
+        queue.lines.push_str(&line);
+        drop(queue);
+        // A writer that is busy looks again by itself.
+        if was_empty {
+            self.shared.filled.notify_one();
         }
     }
 
     /// Blocks until everything written before is out, at most `limit`. For the end of the process.
     pub fn flush(&self, limit: Duration) {
-        let (done, wait) = sync_channel(1);
-        let mut entry = Entry::Flush(done);
-        let deadline = std::time::Instant::now() + limit;
-        while let Err(TrySendError::Full(back)) = self.queue.try_send(entry) {
-            if std::time::Instant::now() >= deadline {
-                return;
+        let deadline = Instant::now() + limit;
+        let mut queue = self.shared.lock();
+        queue.flushing = true;
+        self.shared.filled.notify_one();
+        while !queue.lines.is_empty() || queue.writing {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
             }
-            entry = back;
-            std::thread::yield_now();
+            let waited = self.shared.emptied.wait_timeout(queue, left);
+            (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
-        let _ = wait.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now()));
+        queue.flushing = false;
     }
 
     /// Registers `weft_access_records_dropped_total`.
@@ -118,6 +145,20 @@ impl AccessLog {
             "Access records dropped because the writer could not keep up",
             self.shared.dropped.clone(),
         );
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Every change leaves whole lines in the queue, so a poisoned lock holds no half of one.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.lock().ended = true;
+        self.0.filled.notify_one();
     }
 }
 
@@ -139,31 +180,36 @@ impl AccessFormat {
     }
 }
 
-fn write_lines(entries: &Receiver<Entry>, mut writer: impl Write) {
-    let mut batch = String::with_capacity(BATCH_BYTES);
-    while let Ok(first) = entries.recv() {
-        let mut next = Some(first);
-        let mut flushed = None;
-        while let Some(entry) = next.take() {
-            match entry {
-                Entry::Line(line) => batch.push_str(&line),
-                Entry::Flush(done) => {
-                    flushed = Some(done);
-                    break;
-                }
-            }
-            if batch.len() < BATCH_BYTES {
-                next = entries.try_recv().ok();
-            }
+fn write_lines(shared: &Shared, mut writer: impl Write) {
+    let mut batch = String::new();
+    loop {
+        let mut queue = shared.lock();
+        while queue.lines.is_empty() && !queue.ended {
+            queue = shared
+                .filled
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
+        if queue.lines.is_empty() {
+            return;
+        }
+        if !queue.flushing && !queue.ended {
+            // Woken early by a flush or the end.
+            let gathered = shared
+                .filled
+                .wait_timeout_while(queue, GATHER, |queue| !queue.flushing && !queue.ended);
+            (queue, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+        }
+        std::mem::swap(&mut batch, &mut queue.lines);
+        queue.writing = true;
+        drop(queue);
         // A log that cannot be written must not stop anything; there is nowhere left to say so.
         let _ = writer
             .write_all(batch.as_bytes())
             .and_then(|()| writer.flush());
         batch.clear();
-        if let Some(done) = flushed {
-            let _ = done.try_send(());
-        }
+        shared.lock().writing = false;
+        shared.emptied.notify_all();
     }
 }
 

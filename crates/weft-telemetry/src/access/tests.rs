@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::{AccessFormat, AccessLog, QUEUE_LINES};
+use super::{AccessFormat, AccessLog, QUEUE_BYTES};
 use crate::record::{ConnectionRecord, Direction, Party, ResponseFlag, Security};
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -91,8 +91,11 @@ fn a_stuck_writer_costs_records_not_connections() {
     log.write(&record(0));
     has_entered.recv_timeout(BOUND).unwrap();
     // The queue is empty now and nothing is taken from it.
-    for id in 0..QUEUE_LINES as u64 + 10 {
-        log.write(&record(id));
+    let mut line = String::new();
+    record(0).write_text(&mut line);
+    let fit = QUEUE_BYTES / line.len();
+    for _ in 0..fit + 10 {
+        log.write(&record(0));
     }
     assert_eq!(log.shared.dropped.get(), 10);
     drop(release);
