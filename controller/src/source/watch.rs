@@ -52,6 +52,10 @@ pub(crate) fn watch(
         error,
     })?;
     let mut directory = Directory::new(keep);
+    for root in &roots {
+        let path = root.clone();
+        std::fs::metadata(root).map_err(|error| WatchError::Read { path, error })?;
+    }
     // Watching starts before reading: what changes between the two is read twice, not missed.
     let wake = Wake::new(&roots)?;
     let files = read_all(&roots).map_err(|(path, error)| WatchError::Read { path, error })?;
