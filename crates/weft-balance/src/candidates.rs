@@ -6,7 +6,6 @@ use std::sync::Arc;
 use weft_types::{Health, RoutingScope, Service, Workload};
 
 use crate::hash;
-use crate::pick::NoEndpoint;
 
 /// The endpoints that may be picked, in tiers of locality.
 ///
@@ -45,6 +44,19 @@ pub struct Endpoint {
 /// Names an endpoint (workload and port) in tables of the caller. Stable between runs of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointId(pub(crate) u64);
+
+/// Why a connection goes nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NoEndpoint {
+    /// No workload serves the port.
+    None,
+    /// Those that serve it are not ready.
+    NotReady,
+    /// Those that are ready are not in the scope that the service is strict about.
+    NotLocal,
+    /// Every one was tried for this connection and failed.
+    AllTried,
+}
 
 impl Endpoint {
     /// An endpoint on its own, for callers that did not pick it.

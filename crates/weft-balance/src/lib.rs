@@ -24,6 +24,6 @@ mod set_aside;
 mod tests;
 
 pub use affinity::Affinity;
-pub use candidates::{Candidates, Endpoint, EndpointId};
-pub use pick::{Ask, Choice, NoEndpoint};
+pub use candidates::{Candidates, Endpoint, EndpointId, NoEndpoint};
+pub use pick::{Ask, Choice};
 pub use set_aside::SetAside;

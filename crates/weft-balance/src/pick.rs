@@ -6,7 +6,7 @@ use std::time::Instant;
 use rand::Rng;
 
 use crate::affinity::{self, Affinity};
-use crate::candidates::{Candidates, Endpoint, EndpointId, Tier};
+use crate::candidates::{Candidates, Endpoint, EndpointId, NoEndpoint, Tier};
 use crate::set_aside::SetAside;
 
 /// Draws before a tier is walked: with half of a tier set aside, one in 256 picks walks.
@@ -35,19 +35,6 @@ pub enum Choice<'c> {
     Endpoint(&'c Endpoint),
     /// To the address that the client dialled: a headless or passthrough service.
     AsDialled,
-}
-
-/// Why a connection goes nowhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum NoEndpoint {
-    /// No workload serves the port.
-    None,
-    /// Those that serve it are not ready.
-    NotReady,
-    /// Those that are ready are not in the scope that the service is strict about.
-    NotLocal,
-    /// Every one was tried for this connection and failed.
-    AllTried,
 }
 
 impl Candidates {

@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{info, warn};
+use weft_proto::ConvertError;
 use weft_proto::wire::discovery::Resource;
-use weft_proto::{Any, ConvertError};
 use weft_runtime::{Backoff, Shutdown, spawn};
 
 use crate::disk::{self, Disk};
@@ -31,7 +31,7 @@ use crate::settings::{ConfigSettings, SettingsError};
 use crate::snapshot::Origin;
 use crate::status::{Connection, SharedStatus, Termination};
 
-pub(crate) use held::Versions;
+pub(crate) use crate::disk::Image;
 
 use channel::Files;
 use error::SessionError;
@@ -73,12 +73,6 @@ pub(crate) trait State: Send + 'static {
     fn publish(&mut self, origin: Origin);
     /// A cheap copy of what is held.
     fn image(&self) -> Self::Image;
-}
-
-/// A copy of a state on its way to the disk.
-pub(crate) trait Image: Send + 'static {
-    /// Every resource: type, name and message.
-    fn resources(&self) -> Box<dyn Iterator<Item = (&'static str, String, Any)> + '_>;
 }
 
 /// Starts the task; see [`crate::ProxyConfig::start`].

@@ -21,12 +21,20 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::sync::watch;
 use tracing::{debug, warn};
-use weft_proto::Message;
 use weft_proto::wire::discovery::Resource;
+use weft_proto::{Any, Message};
 
-use crate::client::{Image, Versions};
 use crate::settings::ConfigSettings;
 use crate::status::SharedStatus;
+
+/// Versions of one type, by resource name. Empty: the server should send it again, or say that it is gone.
+pub(crate) type Versions = imbl::OrdMap<Arc<str>, Arc<str>>;
+
+/// A copy of a state on its way to the disk.
+pub(crate) trait Image: Send + 'static {
+    /// Every resource: type, name and message.
+    fn resources(&self) -> Box<dyn Iterator<Item = (&'static str, String, Any)> + '_>;
+}
 
 /// Names the layout above; another layout gets another magic.
 const MAGIC: &[u8; 8] = b"WEFTCFG1";

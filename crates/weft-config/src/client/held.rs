@@ -8,7 +8,7 @@ use weft_proto::ConvertError;
 use weft_proto::wire::discovery::{DeltaDiscoveryResponse, Resource};
 
 use super::State;
-use crate::disk;
+use crate::disk::{self, Versions};
 use crate::snapshot::Origin;
 use crate::status::SharedStatus;
 
@@ -16,9 +16,6 @@ use crate::status::SharedStatus;
 const RESOURCES_PER_TURN: usize = 64;
 /// Refused resources named in one NACK; the rest is counted, so that a NACK stays one line of log.
 const NACK_NAMES_MAX: usize = 10;
-
-/// Versions of one type, by resource name. Empty: the server should send it again, or say that it is gone.
-pub(crate) type Versions = imbl::OrdMap<Arc<str>, Arc<str>>;
 
 /// A state and the versions of what it holds.
 pub(super) struct Held<S: State> {

@@ -1,3 +1,5 @@
+//! The channel between real sockets: packets, descriptors, peers that break the rules.
+
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;

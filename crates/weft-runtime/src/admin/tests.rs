@@ -1,3 +1,5 @@
+//! The admin server and its client against each other.
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::{AdminError, Request, Response, get, serve_unix};

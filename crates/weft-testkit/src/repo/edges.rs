@@ -140,7 +140,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ),
     ("seccompiler", &["weft-node", "weft-agent", "weft-proxy"]),
     ("caps", &["weft-node", "weft-agent", "weft-proxy"]),
-    ("prometheus-client", &["weft-telemetry"]),
+    ("prometheus-client", &["weft-telemetry", "weft-proxy"]),
     ("imbl", &["weft-config", "weft-controller"]),
 ];
 

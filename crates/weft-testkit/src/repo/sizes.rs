@@ -19,7 +19,11 @@ const FUNCTION_LINES_MAX: usize = 70;
 const MAIN_LINES_MAX: usize = 100;
 
 /// What may be longer, and why: path, function or `*` for the file, reason.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[];
+const EXCEPTIONS: &[(&str, &str, &str)] = &[(
+    "crates/weft-node-api/src/simulation/world.rs",
+    "*",
+    "a test: one deterministic world with every fault that it can have, read as a whole",
+)];
 
 /// Every file or function that breaks a rule.
 pub fn findings(root: &Path) -> Result<Vec<String>> {

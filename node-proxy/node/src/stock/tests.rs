@@ -1,3 +1,5 @@
+//! The stock of sockets: what it gives, when it refills, what it drops.
+
 use weft_node_api::Family;
 use weft_types::PodUid;
 
