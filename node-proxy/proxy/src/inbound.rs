@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use weft_hbone::{ConnectRequest, ConnectResponse, Incoming};
 use weft_telemetry::{Direction, Security, ServiceLabel};
 use weft_types::{ClientAddr, SpiffeId, Workload};
@@ -16,6 +17,7 @@ use crate::connections::FirstEnd;
 use crate::failure::Failure;
 use crate::names::{baggage_of, label_of, service_on_port};
 use crate::pods::Pod;
+use crate::socket::Undecided;
 use crate::worker::{Live, Worker};
 
 mod authority;
@@ -31,6 +33,17 @@ struct TunnelPeer {
     identity: SpiffeId,
     address: SocketAddr,
     dialled: SocketAddr,
+    /// When the first of the two certificates ends.
+    valid_until: Instant,
+}
+
+/// One request of a tunnel peer.
+struct Call<'a> {
+    pod: &'a Arc<Pod>,
+    peer: &'a TunnelPeer,
+    request: &'a ConnectRequest,
+    /// The client that the application shall see.
+    client: ClientAddr,
 }
 
 /// Serves one request of a tunnel peer.
@@ -60,9 +73,15 @@ async fn run(
         facts.source.identity = Some(peer.identity.clone());
         facts.destination.identity = pod.identity();
     });
-    let asked = incoming.request().clone();
+    let request = incoming.request().clone();
+    let call = Call {
+        pod,
+        peer,
+        request: &request,
+        client,
+    };
     let prepared = tokio::select! {
-        prepared = prepare(worker, pod, peer, &asked, client, connection) => prepared,
+        prepared = prepare(worker, &call, connection) => prepared,
         () = incoming.cancelled() => Err(Failure::Peer(std::io::ErrorKind::ConnectionReset)),
     };
     let (application, admission) = match prepared {
@@ -81,14 +100,16 @@ async fn run(
 /// Everything that must succeed before the client hears 200.
 async fn prepare(
     worker: &Worker,
-    pod: &Arc<Pod>,
-    peer: &TunnelPeer,
-    asked: &ConnectRequest,
-    client: ClientAddr,
+    call: &Call<'_>,
     connection: &Live,
-) -> Result<(crate::socket::Undecided, Admission), Failure> {
-    let destination = authority::target(&asked.authority, peer.dialled)?;
-    let said_host = asked.forwarded.host.as_deref();
+) -> Result<(Undecided, Admission), Failure> {
+    let Call {
+        pod,
+        peer,
+        request,
+        client,
+    } = *call;
+    let destination = authority::target(&request.authority, peer.dialled)?;
     connection.learn(|facts| facts.destination.address = Some(destination));
     let arrival = Arrival {
         pod: Arc::clone(pod),
@@ -102,12 +123,8 @@ async fn prepare(
     if admission.destination.application_tunnel.is_some() {
         return Err(Failure::ApplicationTunnel(pod.workload_uid()));
     }
-    let service = dialled_service(
-        worker,
-        &admission.destination,
-        said_host,
-        destination.port(),
-    );
+    let host = request.forwarded.host.as_deref();
+    let service = dialled_service(worker, &admission.destination, host, destination.port());
     connection.learn(|facts| facts.service = service);
     let application = deliver::deliver(&worker.shared, pod, destination, client).await?;
     Ok((application, admission))

@@ -6,8 +6,10 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use weft_hbone::{Server, ServerLimits};
 use weft_identity::TlsStream;
 use weft_runtime::spawn_local;
@@ -22,6 +24,9 @@ use crate::socket::Undecided;
 use crate::worker::Worker;
 
 type TunnelServer = Server<TlsStream<TcpStream>>;
+
+/// Longest that a certificate is taken to live: beyond what a timer holds there is nothing to wait for.
+const VALIDITY_MAX: Duration = Duration::from_hours(24 * 365);
 
 /// Serves a tunnel connection until it ends.
 pub(crate) async fn terminate(
@@ -68,11 +73,19 @@ async fn handshake(
         .await
         .map_err(|error| Failure::PeerTls(Box::new(error)))?;
     let identity = stream.peer_identity().clone();
+    let not_after = stream
+        .peer_not_after()
+        .map_or(credentials.not_after(), |peers| {
+            peers.min(credentials.not_after())
+        });
+    let valid = not_after.duration_since(SystemTime::now());
+    let valid_until = Instant::now() + valid.unwrap_or_default().min(VALIDITY_MAX);
     let server = weft_hbone::serve(stream, ServerLimits::default()).await?;
     let peer = TunnelPeer {
         identity,
         address,
         dialled,
+        valid_until,
     };
     Ok((server, peer))
 }
@@ -85,6 +98,8 @@ async fn serve_requests(
 ) {
     let flows = worker.shared.flows.clone();
     let mut draining = false;
+    let expired = tokio::time::sleep_until(peer.valid_until);
+    tokio::pin!(expired);
     loop {
         tokio::select! {
             next = server.next() => match next {
@@ -100,6 +115,11 @@ async fn serve_requests(
             },
             // The pod's life drains with the proxy's, too.
             () = pod.life.draining(), if !draining => {
+                draining = true;
+                server.drain();
+            }
+            // What runs goes on; whoever wants more has to show a certificate that is still valid.
+            () = &mut expired, if !draining => {
                 draining = true;
                 server.drain();
             }

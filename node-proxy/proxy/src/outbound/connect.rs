@@ -262,9 +262,10 @@ async fn reach(
             connection.learn(|facts| {
                 facts.security = Security::MutualTls;
                 facts.destination.address = Some(to);
-                facts.destination.identity = expected.first().cloned();
+                facts.destination.identity = None;
                 facts.hbone_target = Some(authority.to_string());
             });
+            let answers = expected.first().cloned();
             let key = TunnelKey {
                 pod: source.pod.spec.uid.clone(),
                 identity: source.identity.clone(),
@@ -274,6 +275,8 @@ async fn reach(
             };
             let request = request(source, authority, connection);
             let tunnel = worker.tunnels.open(&key, &request).await?;
+            // Only now it is proven.
+            connection.learn(|facts| facts.destination.identity = answers);
             Ok(Upstream::Tunnel(Box::new(tunnel)))
         }
     }
