@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tonic::service::Routes;
 use weft_identity::{Authority, AuthorityError, AuthorityOptions};
 use weft_k8s_api::Kind;
@@ -71,11 +72,13 @@ pub(crate) enum StartError {
 }
 
 /// Starts everything; what runs afterwards ends with `shutdown`.
+///
+/// The task that it returns owns the state. When it ends before the drain, there is nothing more to tell anybody.
 pub(crate) async fn start(
     config: Config,
     shutdown: &Shutdown,
     log: LogHandle,
-) -> Result<(), StartError> {
+) -> Result<JoinHandle<()>, StartError> {
     let failed = |what: &str, path: &Path| {
         let what = format!("{what} {}", path.display());
         move |error| StartError::Io { what, error }
@@ -102,7 +105,7 @@ pub(crate) async fn start(
         views: views.clone(),
         snapshots,
     };
-    spawn(shutdown, "pipeline", pipeline.run(shutdown.clone()));
+    let pipeline = spawn(shutdown, "pipeline", pipeline.run(shutdown.clone()));
     // Nobody is served before the source was read: an empty mesh would be told to everybody as the truth.
     let settings = first_settings(newest.clone(), &views).await?;
     let authority = Arc::new(authority(&config, &settings)?);
@@ -137,7 +140,7 @@ pub(crate) async fn start(
         write_whole(file, &format!("{address}\n")).map_err(failed("--address-file", file))?;
     }
     tracing::info!(%address, "serving");
-    Ok(())
+    Ok(pipeline)
 }
 
 /// What the two gRPC services share.

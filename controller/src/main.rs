@@ -63,11 +63,15 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         let shutdown = Shutdown::new();
-        if let Err(error) = app::start(config, &shutdown, log).await {
-            exit_config(error);
+        let pipeline = match app::start(config, &shutdown, log).await {
+            Ok(pipeline) => pipeline,
+            Err(error) => exit_config(error),
+        };
+        tokio::select! {
+            signal = signals.next() => tracing::info!(?signal, "draining"),
+            // Serving on without it would tell an old state as the newest for ever: a successor starts from the kept one.
+            ended = pipeline => anyhow::bail!("the pipeline has ended: {ended:?}"),
         }
-        let signal = signals.next().await;
-        tracing::info!(?signal, "draining");
         shutdown.drain();
         if let Finished::CutOff(tasks) = shutdown.finished(DRAIN_LIMIT).await {
             tracing::warn!(tasks, "ended with work left");

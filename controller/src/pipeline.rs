@@ -2,7 +2,7 @@
 //!
 //! In: [`Update`]s. Out: a [`View`] and then a [`Snapshot`], in this order, so that nobody is told of a pod whose identity is not known yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -141,8 +141,8 @@ pub(crate) fn load_addresses(file: &Path) -> VirtualAddresses {
 /// What the log has been told, so that it hears everything once.
 #[derive(Default)]
 struct Told {
-    findings: Vec<Finding>,
-    statuses: Vec<PolicyStatus>,
+    findings: HashSet<Finding>,
+    statuses: HashSet<PolicyStatus>,
 }
 
 impl Told {
@@ -177,7 +177,7 @@ impl Told {
                 tracing::warn!(kind, namespace, name, "not enforced as written: {message}");
             }
         }
-        self.findings.clone_from(&translation.findings);
-        self.statuses.clone_from(&translation.statuses);
+        self.findings = translation.findings.iter().cloned().collect();
+        self.statuses = translation.statuses.iter().cloned().collect();
     }
 }

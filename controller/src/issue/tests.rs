@@ -349,6 +349,20 @@ async fn a_request_that_names_no_identity_is_invalid() {
 }
 
 #[tokio::test]
+async fn a_foreign_character_anywhere_in_the_identity_is_invalid() {
+    let bench = bench();
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    for byte in (0..0x80_u8).filter(|byte| !legal(*byte)) {
+        for place in ["cluster", "default", "web"] {
+            let identity = WEB.replace(place, &format!("{place}{}x", char::from(byte)));
+            let message = message(&identity, csr(&names(&[WEB])));
+            let (code, message) = bench.refused(bearing(TOKEN, message)).await;
+            assert_eq!(code, Code::InvalidArgument, "{identity:?}: {message}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_csr_that_asks_for_more_than_the_identity_is_invalid() {
     let bench = bench();
     let admin = "spiffe://cluster.local/ns/kube-system/sa/admin";

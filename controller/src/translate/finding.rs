@@ -8,7 +8,7 @@ use weft_k8s_api::{Kind, ObjectKey};
 use crate::index::Index;
 
 /// Something that an object asks for and does not get.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub(crate) struct Finding {
     /// `Kind namespace/name`.
     pub(crate) object: String,
@@ -23,7 +23,7 @@ pub(crate) struct Finding {
 }
 
 /// Why, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub(crate) enum Reason {
     /// No proxy of this version can judge or honour the field.
     UnsupportedField,
@@ -36,7 +36,7 @@ pub(crate) enum Reason {
 }
 
 /// A policy and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub(crate) struct PolicyStatus {
     pub(crate) kind: &'static str,
     pub(crate) namespace: String,
@@ -45,7 +45,7 @@ pub(crate) struct PolicyStatus {
 }
 
 /// A condition as Kubernetes writes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub(crate) struct Condition {
     #[serde(rename = "type")]
     pub(crate) kind: &'static str,

@@ -2,6 +2,7 @@
 
 mod enroll;
 mod golden;
+mod hostile;
 mod service;
 
 use super::{Memory, Translation, translate};

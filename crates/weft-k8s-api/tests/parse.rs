@@ -353,6 +353,12 @@ fn services_and_the_rest_are_checked_too() {
     );
     check(&service("{clusterIP: x}"), 4, "spec.clusterIP", "not an IP");
     check(
+        &service("{ports: [{port: 80, targetPort: '8080'}]}"),
+        4,
+        "spec.ports[0].targetPort",
+        "without quotes",
+    );
+    check(
         &service("{trafficDistribution: Near}"),
         4,
         "spec.trafficDistribution",

@@ -131,7 +131,14 @@ fn service_ports(problems: &mut Problems, service: &Service) {
                 problems.port(&format!("{field}.targetPort"), *target);
             }
             Some(IntOrString::String(name)) => {
-                problems.label(&format!("{field}.targetPort"), name);
+                let field = format!("{field}.targetPort");
+                problems.label(&field, name);
+                if name.parse::<u16>().is_ok() {
+                    problems.add(
+                        field,
+                        "a name needs a letter; write a number without quotes",
+                    );
+                }
             }
             None => {}
         }
