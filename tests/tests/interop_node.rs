@@ -6,19 +6,26 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
-use weft_identity::{CaClient, CaOptions, CertificateSource as _};
+use weft_identity::{Authority, AuthorityOptions, CaClient, CaOptions, CertificateSource as _};
+use weft_proto::resource::{ADDRESS, ENROLLMENT};
+use weft_proto::wire::workload::{
+    Address, GatewayAddress, NetworkAddress, address, gateway_address,
+};
+use weft_runtime::SystemClock;
+use weft_testkit::ads::{self, Ads, Configuration, Resources};
 use weft_testkit::envoy::{self, Certificates, Envoy, Role};
 use weft_testkit::load;
 use weft_testkit::netns::runtime;
 use weft_testkit::peer::{Behaviour, Server};
 use weft_testkit::wait;
 use weft_tests::lab::{Builder, TestLab};
-use weft_types::SpiffeId;
+use weft_types::{SpiffeId, TrustDomain};
 
 const BULK: usize = 10 << 20;
 
@@ -161,15 +168,16 @@ fn policy_judges_a_foreign_proxy_by_its_certificate() {
     echoes(&lab, "peer", plain);
 }
 
+fn service(name: &str, address: &str, port: u16, labels: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default, labels: {{{labels}}}}}\n\
+         spec:\n  clusterIP: {address}\n  selector: {{app: {name}}}\n  ports: [{{name: tcp, port: {port}}}]\n"
+    )
+}
+
 #[test]
 fn a_service_is_reached_through_envoy_as_its_waypoint() {
     let Some(program) = program() else { return };
-    let service = |name: &str, address: &str, port: u16, labels: &str| {
-        format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default, labels: {{{labels}}}}}\n\
-             spec:\n  clusterIP: {address}\n  selector: {{app: {name}}}\n  ports: [{{name: tcp, port: {port}}}]\n"
-        )
-    };
     let lab = lab("waypoint")
         .resource(&service("waypoint", "10.96.0.10", 15008, ""))
         .resource(&service(
@@ -212,4 +220,114 @@ fn a_service_is_reached_through_envoy_as_its_waypoint() {
         "{clients:?}"
     );
     recorder.stop().unwrap().verdict().unwrap();
+}
+
+/// The testkit's control plane takes the place of the controller, at its address and with its root, and serves what the
+/// controller served; then by hand: a waypoint that is named by its address, as no resource of this version can.
+#[test]
+fn a_waypoint_that_is_named_by_address_is_honoured_from_one_connection_to_the_next() {
+    let Some(program) = program() else { return };
+    let lab = lab("waypoint")
+        .resource(&service("b", "10.96.0.11", SERVICE_PORT, ""))
+        .up()
+        .unwrap();
+    let listen = SocketAddr::new(lab.v4("b"), SERVICE_PORT);
+    let server = Server::start(&lab.netns("b"), listen, Behaviour::Echo).unwrap();
+    let address = SocketAddr::new([10, 96, 0, 11].into(), SERVICE_PORT);
+    let role = Role {
+        certificates: certificates(&lab, "waypoint"),
+        terminate: Some(HBONE.parse().unwrap()),
+        plain: None,
+        originate: Some(15008),
+        services: vec![(address, listen)],
+    };
+    let _envoy = Envoy::start(&program, Some(&lab.netns("waypoint")), &role).unwrap();
+    let control = take_over(&lab);
+    let recorder = lab.record().unwrap();
+    echoes(&lab, "a", address);
+    assert_eq!(
+        server.seen().last().unwrap().ip(),
+        lab.v4("a"),
+        "no waypoint yet"
+    );
+
+    for (waypoint, client) in [(Some("waypoint"), "waypoint"), (None, "a")] {
+        control
+            .change(|configuration| name_waypoint(configuration, waypoint.map(|pod| lab.v4(pod))));
+        wait::until("the next connection to take the way", wait::LONG, || {
+            load::echo(&lab.netns("a"), address, 10)?;
+            let seen = server.seen().last().map(SocketAddr::ip);
+            anyhow::ensure!(seen == Some(lab.v4(client)), "it came from {seen:?}");
+            Ok(())
+        })
+        .unwrap();
+        echoes(&lab, "a", address);
+    }
+    recorder.stop().unwrap().verdict().unwrap();
+    control.stop().unwrap();
+}
+
+fn name_waypoint(configuration: &mut Configuration, waypoint: Option<IpAddr>) {
+    let gateway = |address: IpAddr| GatewayAddress {
+        destination: Some(gateway_address::Destination::Address(NetworkAddress {
+            address: match address {
+                IpAddr::V4(address) => address.octets().to_vec(),
+                IpAddr::V6(address) => address.octets().to_vec(),
+            },
+            ..NetworkAddress::default()
+        })),
+        hbone_mtls_port: 15008,
+    };
+    let name = "default/b.default.svc.cluster.local";
+    let everyone = &mut configuration.everyone;
+    everyone
+        .edit(ADDRESS, name, |address: &mut Address| {
+            let Some(address::Type::Service(service)) = &mut address.r#type else {
+                panic!("{name} is no service");
+            };
+            service.waypoint = waypoint.map(gateway);
+        })
+        .unwrap();
+}
+
+/// Ends the controller and serves in its place.
+fn take_over(lab: &TestLab) -> Ads {
+    let report = weft_testkit::lab::report::describe(lab.lab());
+    let url = report["controller"]["address"].as_str().unwrap().to_owned();
+    let root = std::fs::read_to_string(report["controller"]["rootCert"].as_str().unwrap()).unwrap();
+    let netns = lab.lab().topology().controller();
+    let mut configuration = Configuration::default();
+    for node in ["n1", "n2"] {
+        let token = std::fs::read_to_string(lab.lab().place().token(node)).unwrap();
+        let token = token.trim().to_owned();
+        let (url, root, of_token) = (url.clone(), root.clone(), token.clone());
+        let copied = netns
+            .spawn("copy", move || {
+                runtime()?.block_on(ads::copy(&url, &root, &of_token))
+            })
+            .unwrap();
+        let copied = copied.join().unwrap().unwrap();
+        // Enrolments differ from token to token; what is equal for all is served to all, so that one edit is enough.
+        let (own, all) = copied
+            .0
+            .into_iter()
+            .partition(|((of, _), _)| of == ENROLLMENT);
+        configuration.tokens.insert(token, Resources(own));
+        configuration.everyone = Resources(all);
+    }
+    let controller = lab.lab().record().controller.unwrap();
+    controller.signal(rustix::process::Signal::TERM);
+    assert!(
+        controller.wait(wait::LONG),
+        "the controller ends when asked to"
+    );
+    let authority = Authority::load_or_create(
+        &lab.lab().place().controller(),
+        TrustDomain::new("cluster.local").unwrap(),
+        AuthorityOptions::default(),
+        Arc::new(SystemClock),
+    )
+    .unwrap();
+    let listen = url.strip_prefix("https://").unwrap().parse().unwrap();
+    Ads::start(&netns, listen, authority, configuration).unwrap()
 }

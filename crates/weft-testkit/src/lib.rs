@@ -10,6 +10,8 @@ pub mod leak;
 pub mod load;
 pub mod peer;
 
+#[cfg(feature = "fakes")]
+pub mod ads;
 pub mod envoy;
 
 pub mod repo;
