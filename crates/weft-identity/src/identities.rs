@@ -260,7 +260,17 @@ impl Identities {
 
     /// Forgets what was imported and no pod has claimed. Call once every pod of the node is known.
     pub fn forget_unclaimed(&self) {
-        self.shared.write().retain(|_, entry| entry.leases() > 0);
+        let mut forgotten = Vec::new();
+        self.shared.write().retain(|identity, entry| {
+            let claimed = entry.leases() > 0;
+            if !claimed {
+                forgotten.push(identity.clone());
+            }
+            claimed
+        });
+        for identity in forgotten {
+            self.shared.tell(Command::Forget(identity));
+        }
         self.shared.changed();
     }
 }

@@ -168,7 +168,7 @@ impl Shared {
     }
 
     /// A driver that is gone means shutdown: nothing to tell anyone then.
-    fn tell(&self, command: Command) {
+    pub(super) fn tell(&self, command: Command) {
         drop(self.commands.send(command));
     }
 }

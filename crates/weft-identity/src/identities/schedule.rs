@@ -70,7 +70,8 @@ impl Schedule {
         }
     }
 
-    /// Starts to care for an identity without certificate, or tells that one with a certificate came.
+    /// Starts to care for an identity without certificate, or tells that one with a certificate came; called again,
+    /// also that its certificate is gone.
     pub(super) fn track(&mut self, identity: &SpiffeId, held: Option<(SystemTime, SystemTime)>) {
         let job = self.jobs.entry(identity.clone()).or_insert(Job {
             priority: FetchPriority::WarmUp,
@@ -83,6 +84,12 @@ impl Schedule {
         if let (Some((start, not_after)), None) = (held, job.validity) {
             job.validity = Some(Validity::new(start, not_after));
             job.priority = FetchPriority::Renewal;
+        }
+        if held.is_none() && job.validity.is_some() {
+            // It was forgotten and claimed anew before the driver heard of either: nothing is held any more.
+            job.validity = None;
+            job.retry_at = None;
+            job.priority = FetchPriority::WarmUp;
         }
     }
 

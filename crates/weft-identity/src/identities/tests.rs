@@ -187,6 +187,35 @@ async fn pods_of_one_identity_share_one_key_until_the_last_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_identity_left_and_claimed_again_at_once_gets_a_new_certificate() {
+    let bench = bench();
+    drop(bench.ready().await);
+    // The driver hears of the end only after the new claim.
+    let _lease = bench.identities.ensure(&id(WEB));
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.state(), IdentityState::Available);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_imported_identity_forgotten_before_its_pod_came_is_asked_for_again() {
+    let former = bench();
+    let _lease = former.ready().await;
+    let bench = bench();
+    assert_eq!(
+        bench
+            .identities
+            .import(&former.identities.export())
+            .unwrap(),
+        1
+    );
+    sleep(Duration::from_secs(1)).await;
+    bench.identities.forget_unclaimed();
+    let _lease = bench.identities.ensure(&id(WEB));
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.state(), IdentityState::Available);
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_renews_at_half_life_with_a_new_key_and_never_goes_without() {
     let bench = bench();
     let _lease = bench.ready().await;

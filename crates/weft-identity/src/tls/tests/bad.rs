@@ -407,8 +407,36 @@ async fn chains_that_do_not_hold_are_refused() {
     refused_by_both_sides(CHAINS).await;
 }
 
+/// Every byte that is not a letter, a digit or one of `._-`, in the middle of a service account, and again of a trust domain.
+fn foreign_bytes() -> impl Iterator<Item = Vec<u8>> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (0..=u8::MAX)
+        .filter(move |byte| !legal(*byte))
+        .flat_map(|byte| {
+            let account = [
+                b"spiffe://cluster.local/ns/default/sa/we",
+                &[byte][..],
+                b"b",
+            ]
+            .concat();
+            let domain = [
+                b"spiffe://cluster",
+                &[byte][..],
+                b".local/ns/default/sa/web",
+            ]
+            .concat();
+            [account, domain]
+        })
+}
+
 #[tokio::test]
 async fn names_that_are_almost_an_identity_are_refused() {
+    let names: Vec<Vec<u8>> = URIS
+        .iter()
+        .map(|uri| uri.to_vec())
+        .chain(foreign_bytes())
+        .collect();
+    assert!(names.len() + LEAVES.len() + NAMES.len() + CHAINS.len() > 250);
     let root = Root::new("root");
     let db = root.credentials(DB);
     let cook = |bytes: &[u8]| {
@@ -418,7 +446,7 @@ async fn names_that_are_almost_an_identity_are_refused() {
         recipe.cook(&root)
     };
     cook(WEB.as_bytes()).dials(&db).await.expect("control");
-    for bytes in URIS {
+    for bytes in &names {
         let shown = String::from_utf8_lossy(bytes);
         let error = cook(bytes).dials(&db).await.expect_err(&shown);
         assert!(is_refusal(&error), "server, {shown:?}: {error:?}");
