@@ -220,7 +220,9 @@ async fn follow(shared: Arc<Shared>, readiness: Readiness) {
             if all_have_certificates(&shared) || since.elapsed() >= CERTIFICATES_WAIT {
                 readiness.done(Need::Certificates);
             }
-            if !std::mem::replace(&mut forgotten, true) {
+            // The snapshot on disk may be older than a pod: its key must wait for the controller's word.
+            if !forgotten && all_have_claimed(&shared) {
+                forgotten = true;
                 shared.identities.forget_unclaimed();
             }
         }
@@ -252,6 +254,11 @@ fn all_have_certificates(shared: &Shared) -> bool {
         // A pod that configuration does not know yet waits by itself.
         None => snapshot.workload(&pod.workload()).is_none(),
     })
+}
+
+fn all_have_claimed(shared: &Shared) -> bool {
+    let table = shared.pods.table();
+    table.iter().all(|pod| pod.identity().is_some())
 }
 
 /// Tells the holder once that everything is served.
