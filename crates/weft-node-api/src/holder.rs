@@ -22,6 +22,7 @@ mod pods;
 mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
 
 use weft_types::PodUid;
 
@@ -225,6 +226,14 @@ impl<F: Clone> Holder<F> {
         self.pods.values().filter_map(|pod| match pod {
             Pod::Ready { held, .. } => Some(held),
             Pod::Offered(_) | Pod::Preparing { .. } => None,
+        })
+    }
+
+    /// Uid and path of every pod for which only a proxy's offer vouches.
+    pub fn offered_paths(&self) -> impl Iterator<Item = (&PodUid, &Path)> {
+        self.pods.iter().filter_map(|(uid, pod)| match pod {
+            Pod::Offered(offered) => Some((uid, offered.spec.netns.as_path())),
+            Pod::Preparing { .. } | Pod::Ready { .. } => None,
         })
     }
 

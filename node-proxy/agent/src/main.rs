@@ -7,6 +7,7 @@ mod config;
 mod ids;
 mod netns;
 mod pod_capture;
+mod privileges;
 mod roster;
 mod view;
 
@@ -27,6 +28,12 @@ fn main() {
         Ok(log) => log,
         Err(error) => exit_config(error),
     };
+    if let Err(error) = privileges::give_up() {
+        tracing::error!(
+            "cannot give privileges up: {error}; start the agent by weft-node, as root"
+        );
+        std::process::exit(1);
+    }
     // Two threads: loading a program takes milliseconds, and the admin socket answers meanwhile.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -14,6 +14,7 @@ use tracing::info;
 use weft_runtime::{Shutdown, Signals, serve_fixed, tcp_listener};
 
 use crate::admin;
+use crate::bpffs;
 use crate::children::{Children, Launch, Mode, Record, Which};
 use crate::config::Options;
 use crate::hold::{self, Gauges, Inherited, Parts};
@@ -40,6 +41,12 @@ pub(crate) async fn run(options: Options) -> Outcome {
     if let Err(message) = make_directories(&options) {
         return Outcome::Config(message);
     }
+    if let Err(error) = bpffs::ensure(options.bpffs()) {
+        let path = options.bpffs().display();
+        return Outcome::Config(format!(
+            "--bpffs {path} is no BPF file system and none can be mounted there: {error}"
+        ));
+    }
     let run_dir = options.run_dir();
     let socket = run_dir.join("node.sock");
     let inherited = if options.takeover {
@@ -52,7 +59,7 @@ pub(crate) async fn run(options: Options) -> Outcome {
     };
     let lock = match &inherited {
         Some(inherited) => inherited.lock.clone(),
-        None => match lock::take(&run_dir) {
+        None => match lock::take(&run_dir).await {
             Ok(lock) => Arc::new(lock),
             Err(message) => return Outcome::Failed(message),
         },
@@ -74,12 +81,12 @@ async fn serve(
     let run_dir = options.run_dir();
     let gauges = Arc::new(Gauges::default());
     let (views_tx, views) = mpsc::channel(admin::QUESTIONS_MAX);
-    admin::serve(
-        &shutdown,
-        &run_dir.join("node-admin.sock"),
-        views_tx,
-        gauges.clone(),
-    )?;
+    let serve_admin = {
+        let (shutdown, gauges) = (shutdown.clone(), gauges.clone());
+        let path = run_dir.join("node-admin.sock");
+        move || admin::serve(&shutdown, &path, views_tx.clone(), gauges.clone())
+    };
+    serve_admin()?;
     let rendered = gauges.clone();
     serve_fixed(
         &shutdown,
@@ -122,6 +129,7 @@ async fn serve(
         lock,
         tuned: run_dir.join("tuned.json"),
         gauges,
+        serve_admin: Box::new(serve_admin),
         views,
         proxy_lives,
         inherited,

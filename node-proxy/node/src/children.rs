@@ -113,6 +113,21 @@ impl Children {
         self.record().keep(ours);
     }
 
+    /// Asks the children of a successor that failed to end, by the record that it left; ours are needed again.
+    pub(crate) fn end_orphans(&self) {
+        let ours = self.record();
+        let theirs = Record::load(ours.path().to_owned());
+        for which in [Which::Agent, Which::Proxy] {
+            let Some(process) = theirs.of(which).filter(|of| ours.of(which) != Some(*of)) else {
+                continue;
+            };
+            if let Ok(orphan) = Running::adopt(process) {
+                warn!(child = %which, pid = process.pid, "ending what the successor started");
+                orphan.terminate();
+            }
+        }
+    }
+
     fn record(&self) -> MutexGuard<'_, Record> {
         self.record
             .lock()

@@ -116,6 +116,11 @@ impl Options {
         self.state_dir.clone().unwrap_or_else(default)
     }
 
+    /// The mount point of the BPF file system.
+    pub(crate) fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
     /// The agent's program and arguments.
     pub(crate) fn agent_command(&self) -> (PathBuf, Vec<String>) {
         let program = beside(self.agent.as_ref(), "weft-agent");

@@ -54,6 +54,8 @@ pub(crate) struct Parts {
     pub(crate) lock: Fd,
     pub(crate) tuned: PathBuf,
     pub(crate) gauges: Arc<Gauges>,
+    /// Binds the admin socket again, after a successor that failed had taken its path.
+    pub(crate) serve_admin: Box<dyn Fn() -> std::io::Result<()>>,
     pub(crate) views: mpsc::Receiver<oneshot::Sender<View>>,
     /// A proxy of an earlier node program lives, and will offer its listeners.
     pub(crate) proxy_lives: bool,
@@ -77,6 +79,7 @@ pub(crate) struct Hold {
     jobs: thread_mpsc::Sender<Job>,
     lock: Fd,
     gauges: Arc<Gauges>,
+    serve_admin: Box<dyn Fn() -> std::io::Result<()>>,
     ticks: u32,
     ending: bool,
 }
@@ -108,6 +111,7 @@ pub(crate) async fn run(parts: Parts, mut signals: Signals) -> std::io::Result<(
         jobs: parts.jobs,
         lock: parts.lock,
         gauges: parts.gauges,
+        serve_admin: parts.serve_admin,
         ticks: 0,
         ending: false,
     };

@@ -4,12 +4,14 @@
 
 mod admin;
 mod app;
+mod bpffs;
 mod children;
 mod config;
 mod deletion;
 mod hold;
 mod lock;
 mod netns;
+mod privileges;
 mod stock;
 mod token;
 
@@ -28,6 +30,10 @@ fn main() {
     };
     if let Err(error) = log::init(&options.log_level, format) {
         exit_config(error);
+    }
+    if let Err(error) = privileges::give_up() {
+        tracing::error!("cannot give privileges up: {error}; start weft-node as root");
+        std::process::exit(1);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

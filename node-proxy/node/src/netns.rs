@@ -74,13 +74,20 @@ pub(crate) fn start(
 ) -> std::io::Result<(thread_mpsc::Sender<Job>, mpsc::Receiver<Outcome>)> {
     let (job_tx, job_rx) = thread_mpsc::channel::<Job>();
     let (outcome_tx, outcome_rx) = mpsc::channel(OUTCOMES_MAX);
+    let own = std::fs::File::open("/proc/thread-self/ns/net")?;
+    let home_netns: Fd = Arc::new(own.into());
     spawn_thread("weft-netns", move || {
         let mut worker = Worker {
             home,
             storage: None,
         };
         while let Ok(job) = job_rx.recv() {
-            if let Some(outcome) = worker.work(job)
+            let outcome = worker.work(job);
+            // A thread keeps the namespace that it is in alive, like a socket does.
+            if let Err(error) = enter(&home_netns) {
+                warn!(%error, "the namespace thread cannot return");
+            }
+            if let Some(outcome) = outcome
                 && outcome_tx.blocking_send(outcome).is_err()
             {
                 return;

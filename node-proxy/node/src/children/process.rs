@@ -99,6 +99,10 @@ impl Record {
             .is_some_and(|process| start_time(process.pid).is_ok_and(|t| t == process.start_time))
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn of(&self, which: Which) -> Option<Process> {
         match which {
             Which::Agent => self.agent,
@@ -180,10 +184,8 @@ impl Launch {
         drop(passed_on);
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         // The child is not reaped before `ended`, so its pid cannot name another process yet.
-        Running::open(Process {
-            pid,
-            start_time: start_time(pid)?,
-        })
+        let (start_time, _) = stat(pid)?;
+        Running::open(Process { pid, start_time })
     }
 }
 
@@ -254,20 +256,27 @@ fn inheritable(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::io::dup(&listener)?)
 }
 
+/// When the process started; an error if it has ended, reaped or not.
 fn start_time(pid: i32) -> io::Result<u64> {
+    match stat(pid)? {
+        (start_time, false) => Ok(start_time),
+        (_, true) => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+/// When the process started, and whether it has ended and waits to be reaped.
+fn stat(pid: i32) -> io::Result<(u64, bool)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let odd = || io::Error::other("unexpected form of /proc/PID/stat");
     // The name in field 2 may hold spaces and parentheses; behind its last one, field 3 begins.
     let (_, rest) = stat.rsplit_once(')').ok_or_else(odd)?;
     let mut fields = rest.split_ascii_whitespace();
-    let zombie = matches!(fields.next(), Some("Z" | "X"));
-    if zombie {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    fields
+    let ended = matches!(fields.next(), Some("Z" | "X"));
+    let start_time = fields
         .nth(18)
         .and_then(|field| field.parse().ok())
-        .ok_or_else(odd)
+        .ok_or_else(odd)?;
+    Ok((start_time, ended))
 }
 
 #[cfg(test)]

@@ -144,7 +144,11 @@ impl Hold {
                 self.holder.agent_sent(packet);
             }
             (Some(Role::Proxy), _) if self.connections.proxy == Some(number) => {
+                let offers_end = packet.message == Message::SnapshotSent;
                 self.holder.proxy_sent(packet);
+                if offers_end {
+                    self.look_for_deletions();
+                }
             }
             (Some(Role::Node), _) => self.node_sent(number, packet),
             // A connection that was replaced.

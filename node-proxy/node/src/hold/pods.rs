@@ -126,6 +126,17 @@ impl Hold {
     }
 
     pub(super) fn look_for_deletions(&mut self) {
+        // Nobody had their namespaces open while this program was away, so only a missing path tells.
+        let orphans: Vec<PodUid> = self
+            .holder
+            .offered_paths()
+            .filter(|(_, path)| !path.exists())
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for uid in orphans {
+            info!(pod = %uid, "it is offered, and its network namespace is gone");
+            self.holder.netns_gone(&uid);
+        }
         for uid in self.deletions.gone() {
             info!(pod = %uid, "its network namespace is gone; letting go of it");
             if let Some((cookie, _)) = self.namespaces.0.remove(&uid) {

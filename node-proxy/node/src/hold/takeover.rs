@@ -163,10 +163,14 @@ impl Hold {
 
     fn take_back(&mut self) -> Option<Acceptor> {
         warn!("the successor is gone before it served; going on as before");
+        self.children.end_orphans();
         self.children.keep_record(true);
         self.tuned.keep(true);
         self.children.set_mode(Which::Agent, Mode::Run);
         self.children.set_mode(Which::Proxy, Mode::Run);
+        if let Err(error) = (self.serve_admin)() {
+            warn!(%error, "cannot bind the admin socket again");
+        }
         match bind_socket(&self.socket, self.proxy_uid) {
             Ok(acceptor) => Some(acceptor),
             Err(error) => {
