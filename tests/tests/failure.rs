@@ -23,7 +23,8 @@ mod enrolment;
 /// Good connections before and after the blow.
 const STEADY: u64 = 100;
 
-/// Connections under way at the moment of a blow: one begins every 10 ms and takes a few.
+/// Connections under way at the moment of a blow: one begins every 10 ms and takes a few, on a
+/// busy machine as long as the slowest.
 const UNDER_WAY_MAX: u64 = 5;
 
 /// A lab with a stream of new connections from a on n1 to b on n2.
@@ -61,6 +62,7 @@ impl Steady {
     /// Kills programs at once and waits until each has a successor.
     fn kill(&self, node: &str, names: &[&str]) {
         let old: Vec<Running> = names.iter().map(|name| self.program(node, name)).collect();
+        self.churn.wait_for_pause();
         kill_all(&old).unwrap();
         for (name, old) in names.iter().zip(old) {
             until(&format!("another {name}"), LONG, || {
@@ -72,13 +74,33 @@ impl Steady {
         }
     }
 
+    /// Waits until a node's proxy has both pods on disk: it writes at most every few seconds.
+    fn wait_for_snapshot(&self, node: &str) {
+        let folder = self.lab.lab().place().state(node);
+        until("the snapshot on disk", LONG, || {
+            let known = files(&folder)
+                .iter()
+                .filter(|path| path.to_string_lossy().contains("proxy"))
+                .filter_map(|path| std::fs::read(path).ok())
+                .any(|bytes| {
+                    ["Pod/default/a", "Pod/default/b"]
+                        .iter()
+                        .all(|uid| bytes.windows(uid.len()).any(|at| at == uid.as_bytes()))
+                });
+            anyhow::ensure!(known, "not in {:?}", files(&folder));
+            Ok(())
+        })
+        .unwrap();
+    }
+
     /// More good connections, then the verdicts: of those that were under way inside a killed
     /// proxy, which takes its sockets along, a few may break; nothing else may happen to any.
     fn survives(self) {
         self.churn.wait_for(STEADY).unwrap();
         let mut report = self.churn.stop().unwrap();
         println!("{report:?}");
-        assert!(report.broken <= UNDER_WAY_MAX, "{report:?}");
+        let slow = report.slowest.as_millis() as u64 / 10;
+        assert!(report.broken <= UNDER_WAY_MAX + 2 * slow, "{report:?}");
         report.good += std::mem::take(&mut report.broken);
         report.verdict().unwrap();
         self.recorder.stop().unwrap().verdict().unwrap();
@@ -142,6 +164,9 @@ fn a_proxy_starts_and_serves_while_the_controller_is_away() {
         return;
     }
     let steady = Steady::new();
+    for node in ["n1", "n2"] {
+        steady.wait_for_snapshot(node);
+    }
     let controller = steady.lab.lab().record().controller.unwrap();
     kill_all(&[controller]).unwrap();
     steady.kill("n1", &["weft-proxy"]);
@@ -200,6 +225,19 @@ fn an_upgrade_breaks_no_connection_old_or_new() {
 
 fn load_target(steady: &Steady) -> std::net::SocketAddr {
     steady.server.at(steady.lab.v4("b"))
+}
+
+/// Every file below a folder.
+fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
 }
 
 /// Every connection still echoes.
