@@ -272,23 +272,27 @@ pub(crate) fn ensure_toolchain(install: bool) -> Result<()> {
         )?;
     }
     if !linker {
-        shell::step(
-            "building bpf-linker (some minutes)",
-            Command::new("cargo")
-                .args([
-                    "install",
-                    "bpf-linker",
-                    "--version",
-                    BPF_LINKER,
-                    "--locked",
-                    "--no-default-features",
-                ])
-                .args(["--features", &format!("llvm-{LLVM}")])
-                .env("LLVM_PREFIX", format!("/usr/lib/llvm-{LLVM}"))
-                .env_remove("RUSTUP_TOOLCHAIN"),
-        )?;
+        build_linker()?;
     }
     Ok(())
+}
+
+fn build_linker() -> Result<()> {
+    shell::step(
+        "building bpf-linker (some minutes)",
+        Command::new("cargo")
+            .args([
+                "install",
+                "bpf-linker",
+                "--version",
+                BPF_LINKER,
+                "--locked",
+                "--no-default-features",
+            ])
+            .args(["--features", &format!("llvm-{LLVM}")])
+            .env("LLVM_PREFIX", format!("/usr/lib/llvm-{LLVM}"))
+            .env_remove("RUSTUP_TOOLCHAIN"),
+    )
 }
 
 fn has_core_sources() -> bool {
