@@ -99,16 +99,42 @@ async fn control(options: &Options, log: LogHandle) -> anyhow::Result<()> {
         orders: wanted,
         readiness: readiness.clone(),
     };
-    spawn(&control, "holder", holder.run());
+    until_stop(&control, "holder", holder.run());
     let keys = keys::export_on_change(shared.identities.clone(), client.clone());
-    spawn(&control, "keys", keys);
-    spawn(
-        &control,
-        "follow-config",
-        follow(Arc::clone(&shared), readiness.clone()),
-    );
-    spawn(&control, "ready", announce(readiness, client));
+    until_stop(&control, "keys", keys);
+    let follow = follow(Arc::clone(&shared), readiness.clone());
+    until_stop(&control, "follow-config", follow);
+    until_stop(&control, "ready", announce(readiness, client));
 
+    drain(&shared, &mut signals).await;
+    shared.background.stop();
+    control.stop();
+    drop(workers);
+    // Holder and admin hold the workers' channels until their tasks have seen the stop.
+    control.finished(FLUSH_LIMIT).await;
+    let ended = tokio::task::spawn_blocking(move || threads.into_iter().try_for_each(join));
+    let ended = tokio::time::timeout(FLUSH_LIMIT, ended).await;
+    access.flush(FLUSH_LIMIT);
+    ended.map_or(Ok(()), |joined| joined?)
+}
+
+/// Starts a task of the control thread that ends when everything does.
+fn until_stop(
+    control: &Shutdown,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let stop = control.clone();
+    spawn(control, name, async move {
+        tokio::select! {
+            () = stop.stopped() => {}
+            () = task => {}
+        }
+    });
+}
+
+/// Waits to be asked to end, then until connections have ended, the limit has passed, or the wish is repeated.
+async fn drain(shared: &Shared, signals: &mut Signals) {
     let signal = signals.next().await;
     let limit = shared.config.load().settings().drain_limit;
     tracing::info!(
@@ -125,15 +151,6 @@ async fn control(options: &Options, log: LogHandle) -> anyhow::Result<()> {
         }
     };
     tracing::info!(?finished, "stopping");
-    shared.background.stop();
-    control.stop();
-    drop(workers);
-    // Holder and admin hold the workers' channels until their tasks have seen the stop.
-    control.finished(FLUSH_LIMIT).await;
-    let ended = tokio::task::spawn_blocking(move || threads.into_iter().try_for_each(join));
-    let ended = tokio::time::timeout(FLUSH_LIMIT, ended).await;
-    access.flush(FLUSH_LIMIT);
-    ended.map_or(Ok(()), |joined| joined?)
 }
 
 fn join(thread: std::thread::JoinHandle<std::io::Result<()>>) -> anyhow::Result<()> {
@@ -173,13 +190,7 @@ fn identities(options: &Options, config: &ProxyConfig, control: &Shutdown) -> Id
         Arc::new(SystemClock),
         Arc::new(IdentityLog),
     );
-    let stop = control.clone();
-    spawn(control, "identities", async move {
-        tokio::select! {
-            () = stop.stopped() => {}
-            () = driver => {}
-        }
-    });
+    until_stop(control, "identities", driver);
     identities
 }
 
