@@ -22,7 +22,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use weft_hbone::{
     ClientLimits, ConnectRequest, ConnectResponse, Connection, Connector, Counters, Pool,
-    PoolLimits, ServerLimits, WideReader, handshake, relay, serve,
+    PoolLimits, ServerLimits, handshake, relay, serve,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -75,13 +75,11 @@ struct Tls {
 }
 
 impl Tls {
-    async fn connect_tls(
-        &self,
-    ) -> anyhow::Result<tokio_rustls::client::TlsStream<WideReader<TcpStream>>> {
+    async fn connect_tls(&self) -> anyhow::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(self.peer).await?;
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from("localhost")?;
-        Ok(self.connector.connect(name, WideReader::new(tcp)).await?)
+        Ok(self.connector.connect(name, tcp).await?)
     }
 }
 
@@ -125,7 +123,7 @@ async fn accept(
     hbone: bool,
     target: SocketAddr,
 ) -> anyhow::Result<()> {
-    let mut tls = acceptor.accept(WideReader::new(tcp)).await?;
+    let mut tls = acceptor.accept(tcp).await?;
     if !hbone {
         let mut upstream = TcpStream::connect(target).await?;
         upstream.set_nodelay(true)?;
@@ -161,13 +159,7 @@ fn tls() -> anyhow::Result<(TlsConnector, TlsAcceptor)> {
     let roots = Arc::new(roots);
     let verifier =
         tokio_rustls::rustls::server::WebPkiClientVerifier::builder(Arc::clone(&roots)).build()?;
-    let mut provider = tokio_rustls::rustls::crypto::aws_lc_rs::default_provider();
-    if std::env::var_os("AES128").is_some() {
-        provider.cipher_suites =
-            vec![tokio_rustls::rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
-    }
-    let client = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&tokio_rustls::rustls::version::TLS13])?
+    let client = ClientConfig::builder()
         .with_root_certificates(roots)
         .with_client_auth_cert(chain.clone(), key.clone_key())?;
     let server = ServerConfig::builder()

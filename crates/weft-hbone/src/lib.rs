@@ -25,7 +25,6 @@ mod request;
 mod server;
 mod trace;
 mod tunnel;
-mod wide;
 
 pub use authority::{Authority, AuthorityError};
 pub use baggage::{Baggage, BaggageError};
@@ -39,7 +38,6 @@ pub use request::{ConnectRequest, ConnectResponse};
 pub use server::{Incoming, Server, serve};
 pub use trace::{TraceParent, TraceParentError};
 pub use tunnel::Tunnel;
-pub use wide::WideReader;
 
 /// The ALPN protocol name of HBONE. It is what plain HTTP/2 uses; port 15008 tells them apart.
 pub const ALPN_H2: &[u8] = b"h2";
