@@ -35,6 +35,9 @@ fn main() {
         tracing::error!("cannot give privileges up: {error}; start weft-node as root");
         std::process::exit(1);
     }
+    if let Err(error) = privileges::raise_file_limit() {
+        tracing::warn!(%error, "cannot raise the limit of open files; many pods may exhaust it");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

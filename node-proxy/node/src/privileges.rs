@@ -1,9 +1,10 @@
-//! Gives up what neither this program nor its children need, while it has one thread.
+//! Gives up what neither this program nor its children need, while it has one thread; takes the files that it may.
 //!
-//! In: root. Out: the capabilities listed here, and none to be had by exec.
+//! In: root. Out: the capabilities listed here, and none to be had by exec; the hard limit of open files.
 
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::set_no_new_privs;
 
 /// What stays, and for what.
@@ -36,4 +37,15 @@ pub(crate) fn give_up() -> Result<(), CapsError> {
     caps::set(None, CapSet::Permitted, &kept)?;
     // Children start with these at most; a file with setuid or capabilities adds nothing.
     set_no_new_privs(true).map_err(|error| error.to_string().into())
+}
+
+/// Raises the limit of open files to the hard limit, for the children as well: a quiet pod takes twelve here
+/// (namespace, listeners, stock), and the usual soft limit is 1024.
+pub(crate) fn raise_file_limit() -> std::io::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    Ok(setrlimit(Resource::Nofile, raised)?)
 }

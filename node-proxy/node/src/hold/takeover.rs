@@ -206,7 +206,9 @@ pub(crate) async fn receive(socket: &Path) -> Result<Inherited, String> {
 }
 
 async fn converse(channel: Channel) -> Result<Inherited, String> {
-    let lost = |error: weft_node_api::ChannelError| format!("hand-over failed: {error}");
+    let lost = |error: weft_node_api::ChannelError| {
+        format!("hand-over failed: {error}; start without --takeover if no weft-node runs any more")
+    };
     let hello = Message::Hello(Hello {
         version: VERSION,
         role: Role::Node,
