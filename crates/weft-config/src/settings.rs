@@ -62,7 +62,12 @@ impl ConfigSettings {
         }
     }
 
-    /// Checks what can be checked without touching a file or the network, and parses the address.
+    /// Checks what can be checked without touching a file or the network.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        self.endpoint().map(|_| ())
+    }
+
+    /// Parses the address, after the checks.
     pub(crate) fn endpoint(&self) -> Result<Uri, SettingsError> {
         if self.node.as_str().is_empty() {
             return Err(SettingsError::Node);

@@ -80,10 +80,14 @@ impl Agent {
         let mut settings = CaptureSettings::new(&options.node);
         settings.bpffs.clone_from(&options.bpffs);
         settings.cgroup.clone_from(&options.cgroup);
+        let config = options.config_settings();
         // Before anything is pinned: settings that cannot work must not leave capture behind.
-        let enrollments = Enrollments::start(options.config_settings(), shutdown)
+        config
+            .check()
             .map_err(|error| Outcome::Config(error.to_string()))?;
         let capture = Capture::open(settings).map_err(|error| refusal(&error))?;
+        let enrollments = Enrollments::start(config, shutdown)
+            .map_err(|error| Outcome::Config(error.to_string()))?;
         let socket = options.run_dir.join("node.sock");
         let (client, events) = AgentClient::start(&socket, generation_base(), shutdown);
         let sockets = capture

@@ -40,7 +40,12 @@ fn main() {
         .enable_all()
         .build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(app::run(options, log)),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(app::run(options, log));
+            // Waits for nobody: what is worth keeping is pinned, or renamed into place when it is whole.
+            runtime.shutdown_background();
+            outcome
+        }
         Err(error) => Outcome::Failed(format!("cannot start the runtime: {error}")),
     };
     match outcome {
