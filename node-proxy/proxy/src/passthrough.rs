@@ -18,6 +18,7 @@ use crate::admission::{Arrival, Via};
 use crate::connections::FirstEnd;
 use crate::failure::Failure;
 use crate::inbound::{authorize, deliver};
+use crate::names::{label_of, service_on_port};
 use crate::pods::Pod;
 use crate::socket::Undecided;
 use crate::worker::{Live, Worker};
@@ -67,7 +68,12 @@ async fn run(
         via: Via::Plaintext { peer: client.ip() },
         destination,
     };
-    authorize::authorize(worker, arrival, connection).await?;
+    let admission = authorize::authorize(worker, arrival, connection).await?;
+    let service = {
+        let snapshot = worker.shared.config.load();
+        service_on_port(&snapshot, &admission.destination, destination.port())
+    };
+    connection.learn(|facts| facts.service = service.as_deref().map(label_of));
     let application =
         deliver::deliver(&worker.shared, pod, destination, ClientAddr(client)).await?;
     watch_peer(stream.stream());
