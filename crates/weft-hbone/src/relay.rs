@@ -133,11 +133,9 @@ fn poll_both(
     match (up, down) {
         (_, Poll::Ready(Err(outcome))) => Poll::Ready(outcome),
         (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Outcome::Finished),
-        _ => match session.tunnel.poll_reset(cx) {
-            // After both ends of stream a late reset says nothing: only an unfinished relay heeds it.
-            Poll::Ready(error) => Poll::Ready(Outcome::TunnelFailed(error)),
-            Poll::Pending => Poll::Pending,
-        },
+        // As long as the peer may still send, a reset shows there; after its end of stream only here.
+        _ if downlink.has_ended() => session.tunnel.poll_reset(cx).map(Outcome::TunnelFailed),
+        _ => Poll::Pending,
     }
 }
 

@@ -493,3 +493,23 @@ async fn single_bytes_to_a_reader_that_stops_leave_the_connection_alone() {
     .await;
     assert!(!relaying.is_finished());
 }
+
+#[tokio::test]
+async fn reset_after_the_peers_end_of_stream_is_still_a_reset() {
+    let mut link = link().await;
+    let (near, mut far) = link.tunnel().await;
+    let (mut client, tcp) = tcp_pair().await;
+    let relaying = tokio::spawn(async move { relay(tcp, near, &Counters::default()).await });
+    soon(async {
+        far.shutdown().await.unwrap();
+        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
+        far.reset(ResetCode::CANCEL);
+        let end = relaying.await.unwrap();
+        assert!(matches!(end.outcome, Outcome::TunnelFailed(_)), "{end:?}");
+        // The write fails at once or after the RST has come back.
+        while client.write_all(b"x").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}

@@ -63,6 +63,11 @@ impl Downlink {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether the peer's end of stream has been seen.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// Takes all that has arrived, also while the application does not read: what it may hold is bounded by the
     /// stream's window, which opens only by what was written, and chunks left with the library count against a budget
     /// of the whole connection. Ready at the end of stream.
