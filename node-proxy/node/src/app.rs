@@ -50,7 +50,8 @@ pub(crate) async fn run(options: Options) -> Outcome {
     let run_dir = options.run_dir();
     let socket = run_dir.join("node.sock");
     let inherited = if options.takeover {
-        match hold::receive(&socket).await {
+        let children = Record::load(run_dir.join("children.json"));
+        match hold::receive(&socket, children).await {
             Ok(inherited) => Some(inherited),
             Err(message) => return Outcome::Failed(message),
         }

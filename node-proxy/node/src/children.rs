@@ -113,19 +113,23 @@ impl Children {
         self.record().keep(ours);
     }
 
-    /// Asks the children of a successor that failed to end, by the record that it left; ours are needed again.
-    pub(crate) fn end_orphans(&self) {
-        let ours = self.record();
-        let theirs = Record::load(ours.path().to_owned());
-        for which in [Which::Agent, Which::Proxy] {
-            let Some(process) = theirs.of(which).filter(|of| ours.of(which) != Some(*of)) else {
-                continue;
-            };
-            if let Ok(orphan) = Running::adopt(process) {
-                warn!(child = %which, pid = process.pid, "ending what the successor started");
-                orphan.terminate();
-            }
+    /// Asks a child of another node program that failed to end, if it lives and is not ours.
+    pub(crate) fn end_orphan(&self, theirs: &Record, which: Which) {
+        let Some(process) = theirs
+            .of(which)
+            .filter(|of| self.record().of(which) != Some(*of))
+        else {
+            return;
+        };
+        if let Ok(orphan) = Running::adopt(process) {
+            warn!(child = %which, pid = process.pid, "ending what another node program left");
+            orphan.terminate();
         }
+    }
+
+    /// What the record on disk says; during a hand-over it is the successor's.
+    pub(crate) fn record_on_disk(&self) -> Record {
+        Record::load(self.record().path().to_owned())
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {

@@ -1,5 +1,8 @@
 //! Planned hand-overs that go wrong. The one that goes right is in `failure`, under load and with long connections.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use weft_testkit::lab::program::kill_all;
@@ -12,10 +15,10 @@ use super::{
     STEADY, TestLab, command_line, listener, program, run_in, status, two_pods, until_ready,
 };
 
-/// Starts a successor whose proxy can never serve.
-fn start_broken_successor(lab: &TestLab, netns: &Netns) -> std::process::Child {
+/// Starts a successor with another program as its proxy.
+fn start_successor(lab: &TestLab, netns: &Netns, proxy: &str) -> std::process::Child {
     let mut line = command_line(program(lab, "weft-node"));
-    line.extend(["--takeover", "--proxy", "/bin/false"].map(ToOwned::to_owned));
+    line.extend(["--takeover", "--proxy", proxy].map(ToOwned::to_owned));
     netns
         .enter(|| {
             let mut command = std::process::Command::new(&line[0]);
@@ -38,7 +41,7 @@ fn a_successor_that_dies_before_it_serves_leaves_the_old_programs_in_charge() {
     churn.wait_for(STEADY).unwrap();
 
     let node = lab.lab().topology().node("n1");
-    let mut successor = start_broken_successor(&lab, &node);
+    let mut successor = start_successor(&lab, &node, "/bin/false");
     until("the successor has an agent", LONG, || {
         let status = status(&lab)?;
         anyhow::ensure!(status["pid"] == successor.id(), "the old one answers");
@@ -65,6 +68,57 @@ fn a_successor_that_dies_before_it_serves_leaves_the_old_programs_in_charge() {
     // Everything is as it was: the old proxy may die, and its own successor serves.
     kill_all(&[old_proxy]).unwrap();
     until_ready(&lab);
+}
+
+#[test]
+fn a_predecessor_that_dies_half_way_leaves_no_second_agent_or_proxy() {
+    if !weft_tests::is_root() {
+        return;
+    }
+    let lab = two_pods();
+    let (_server, to) = lab.serve("b", Behaviour::Echo).unwrap();
+    let old = ["weft-node", "weft-agent", "weft-proxy"].map(|name| program(&lab, name));
+    let churn = Churn::new(&lab.netns("a"), to).start().unwrap();
+    churn.wait_for(STEADY).unwrap();
+
+    // The new proxy waits at a FIFO until the predecessor is dead.
+    let folder = tempfile::TempDir::new().unwrap();
+    let gate = folder.path().join("gate");
+    let real = PathBuf::from(&command_line(old[2])[0]);
+    let wrapper = folder.path().join("weft-proxy");
+    let script = format!(
+        "#!/bin/sh\nread go < {}\nexec {} \"$@\"\n",
+        gate.display(),
+        real.display()
+    );
+    std::fs::write(&wrapper, script).unwrap();
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode));
+    mode(folder.path(), 0o755).unwrap();
+    mode(&wrapper, 0o755).unwrap();
+    let kind = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &gate, kind, 0o666.into(), 0).unwrap();
+    mode(&gate, 0o666).unwrap();
+
+    let node = lab.lab().topology().node("n1");
+    let mut successor = start_successor(&lab, &node, wrapper.to_str().unwrap());
+    until("the successor holds the pods", LONG, || {
+        let status = status(&lab)?;
+        anyhow::ensure!(status["pid"] == successor.id(), "the old one answers");
+        Ok(())
+    })
+    .unwrap();
+    kill_all(&old[..1]).unwrap();
+    std::fs::write(&gate, "go\n").unwrap();
+    until_ready(&lab);
+    churn.wait_for(STEADY).unwrap();
+    for (running, name) in old.iter().zip(["node", "agent", "proxy"]) {
+        assert!(running.wait(LONG), "the old {name} lives on");
+    }
+    churn.wait_for(STEADY).unwrap();
+    churn.stop().unwrap().verdict().unwrap();
+    assert!(successor.try_wait().unwrap().is_none());
+    successor.kill().unwrap();
+    successor.wait().unwrap();
 }
 
 #[test]

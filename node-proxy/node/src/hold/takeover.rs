@@ -21,7 +21,7 @@ use weft_node_api::{
 
 use super::Hold;
 use super::peers::bind_socket;
-use crate::children::{Mode, Which};
+use crate::children::{Mode, Record, Which};
 use crate::netns::Fd;
 
 /// How long the old node may take to hand everything over; it needs milliseconds.
@@ -34,6 +34,7 @@ pub(crate) struct Inherited {
     maps: Option<Fd>,
     keys: Option<Fd>,
     pods: Vec<Held<Fd>>,
+    children: Record,
 }
 
 /// Where this node stands between its predecessor and its successor.
@@ -45,6 +46,10 @@ pub(super) struct Succession {
     successor: Option<u64>,
     /// The new proxy serves: there is no way back.
     complete: bool,
+    /// Children of the predecessor, in case that it dies before it has ended them.
+    inherited: Option<Record>,
+    /// Our own proxy serves.
+    proxy_serves: bool,
     /// Ids of the packets that we send on those connections.
     last_id: u64,
 }
@@ -62,6 +67,7 @@ impl Hold {
             .connections
             .start(&self.shutdown, inherited.channel, Some(Role::Node));
         self.succession.predecessor = Some(number);
+        self.succession.inherited = Some(inherited.children);
         if let Some(maps) = inherited.maps {
             self.holder.take_over_maps(maps);
         }
@@ -117,8 +123,13 @@ impl Hold {
     pub(super) fn node_closed(&mut self, number: u64) -> Option<Acceptor> {
         if self.succession.predecessor == Some(number) {
             self.succession.predecessor = None;
-            // Whatever happened to the old node, its agent is not ours to wait for any more: the pins have a lock.
+            // It leaves when its children have ended. Should it have died before, nobody else will end them,
+            // and two agents must not work on the pins: ours is started again until theirs has let go.
+            if let Some(theirs) = &self.succession.inherited {
+                self.children.end_orphan(theirs, Which::Agent);
+            }
             self.children.set_mode(Which::Agent, Mode::Run);
+            self.end_old_proxy();
         }
         if self.succession.successor == Some(number) {
             self.succession.successor = None;
@@ -139,8 +150,22 @@ impl Hold {
     /// The new proxy serves every pod.
     pub(super) fn proxy_is_ready(&mut self) {
         info!("the proxy serves every pod");
+        self.succession.proxy_serves = true;
+        self.end_old_proxy();
         if let Some(number) = self.succession.predecessor {
+            // From here on its proxy drains; asked twice, it would cut its connections off.
+            self.succession.inherited = None;
             self.tell_node(number, Message::ProxyReady, Vec::new());
+        }
+    }
+
+    /// A predecessor that died left its proxy serving; it may drain as soon as ours serves.
+    fn end_old_proxy(&mut self) {
+        if self.succession.predecessor.is_none()
+            && self.succession.proxy_serves
+            && let Some(theirs) = self.succession.inherited.take()
+        {
+            self.children.end_orphan(&theirs, Which::Proxy);
         }
     }
 
@@ -163,7 +188,9 @@ impl Hold {
 
     fn take_back(&mut self) -> Option<Acceptor> {
         warn!("the successor is gone before it served; going on as before");
-        self.children.end_orphans();
+        let theirs = self.children.record_on_disk();
+        self.children.end_orphan(&theirs, Which::Agent);
+        self.children.end_orphan(&theirs, Which::Proxy);
         self.children.keep_record(true);
         self.tuned.keep(true);
         self.children.set_mode(Which::Agent, Mode::Run);
@@ -192,20 +219,22 @@ impl Hold {
 }
 
 /// The new node asks the old one for everything.
-pub(crate) async fn receive(socket: &Path) -> Result<Inherited, String> {
+///
+/// `children` is the record on disk before this program writes its own.
+pub(crate) async fn receive(socket: &Path, children: Record) -> Result<Inherited, String> {
     let channel = connect(socket).map_err(|error| {
         format!(
             "cannot reach the running weft-node: {error}; start without --takeover if none runs"
         )
     })?;
-    tokio::time::timeout(HAND_OVER_LIMIT, converse(channel))
+    tokio::time::timeout(HAND_OVER_LIMIT, converse(channel, children))
         .await
         .map_err(|_| {
             "the running weft-node did not hand over within 30 s; see its log".to_owned()
         })?
 }
 
-async fn converse(channel: Channel) -> Result<Inherited, String> {
+async fn converse(channel: Channel, children: Record) -> Result<Inherited, String> {
     let lost = |error: weft_node_api::ChannelError| {
         format!("hand-over failed: {error}; start without --takeover if no weft-node runs any more")
     };
@@ -258,5 +287,6 @@ async fn converse(channel: Channel) -> Result<Inherited, String> {
         maps,
         keys,
         pods,
+        children,
     })
 }
