@@ -104,6 +104,7 @@ pub(crate) async fn start(
         tokens: tokens.clone(),
         views: views.clone(),
         snapshots,
+        clock: Arc::new(SystemClock),
     };
     let pipeline = spawn(shutdown, "pipeline", pipeline.run(shutdown.clone()));
     // Nobody is served before the source was read: an empty mesh would be told to everybody as the truth.

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock. Not here: any meaning; a pod of a namespace that does not exist is a pod like any other.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -15,13 +16,13 @@ use weft_types::ResourceName;
 use crate::source::Change;
 
 /// Objects of one kind by namespace and name.
-pub(crate) type Objects<T> = BTreeMap<ResourceName, Box<T>>;
+pub(crate) type Objects<T> = BTreeMap<ResourceName, Arc<T>>;
 
 /// All objects.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    pub(crate) namespaces: BTreeMap<String, Box<Namespace>>,
-    pub(crate) nodes: BTreeMap<String, Box<Node>>,
+    pub(crate) namespaces: BTreeMap<String, Arc<Namespace>>,
+    pub(crate) nodes: BTreeMap<String, Arc<Node>>,
     pub(crate) service_accounts: Objects<ServiceAccount>,
     pub(crate) pods: Objects<Pod>,
     pub(crate) services: Objects<Service>,

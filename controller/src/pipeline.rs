@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
-use weft_runtime::Shutdown;
+use weft_runtime::{Clock, Shutdown};
 use weft_types::NodeName;
 
 use crate::index::Index;
@@ -29,6 +29,7 @@ pub(crate) struct Pipeline {
     pub(crate) tokens: Tokens,
     pub(crate) views: Views,
     pub(crate) snapshots: watch::Sender<Arc<Snapshot>>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Pipeline {
@@ -43,13 +44,17 @@ impl Pipeline {
             let Some(update) = update else { return };
             let problems = self.apply(update);
             let before = self.memory.virtual_addresses.clone();
+            let started = self.clock.now();
             let translation = translate(&self.index, &mut self.memory);
+            let translated = self.clock.now() - started;
             if before != self.memory.virtual_addresses {
                 self.keep_addresses();
             }
             self.make_tokens();
             told.tell(&translation);
             self.publish(translation, problems);
+            let published = self.clock.now() - started;
+            tracing::debug!(?translated, ?published, "translated and published");
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod address;
 mod authorization;
+mod by_label;
 mod endpoints;
 mod enroll;
 mod finding;
@@ -27,6 +28,7 @@ use weft_types::{
 use crate::index::Index;
 
 pub(crate) use address::Holders;
+use by_label::ByLabel;
 use finding::Findings;
 pub(crate) use finding::{Finding, PolicyStatus};
 pub(crate) use vip::VirtualAddresses;
@@ -80,9 +82,15 @@ pub(crate) fn translate(index: &Index, memory: &mut Memory) -> Translation {
     members.extend(member::entries(&context, &mut findings));
     address::settle(&mut members, &mut memory.holders, &mut findings);
     let mut services = service::services(&context, &members, memory, &mut findings);
-    endpoints::attach(&context, &services, &mut members, &mut findings);
-    let mut policies =
-        authorization::policies(&context, &mut members, &mut services, &mut findings);
+    let by_label = ByLabel::new(&members);
+    endpoints::attach(&context, &services, &by_label, &mut members, &mut findings);
+    let mut policies = authorization::policies(
+        &context,
+        &by_label,
+        &mut members,
+        &mut services,
+        &mut findings,
+    );
     policies.extend(peer::policies(&context, &mut members, &mut findings));
     let (enrollments, identities) = enroll::enroll(&context);
     let (statuses, findings) = findings.finish(index);

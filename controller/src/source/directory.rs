@@ -158,7 +158,7 @@ fn difference(
         .map(|key| Change::Delete(key.clone()));
     let put = after
         .iter()
-        .filter(|(key, object)| before.get(*key) != Some(*object))
+        .filter(|(key, object)| !before.get(*key).is_some_and(|old| old.same(object)))
         .map(|(_, object)| Change::Put(object.clone()));
     gone.chain(put).collect()
 }

@@ -17,6 +17,7 @@ use weft_k8s_api::{Kind, ObjectKey, labels};
 use weft_types::{Action, AuthorizationPolicy, ResourceName, Scope, Service};
 
 use super::Context;
+use super::by_label::ByLabel;
 use super::endpoints::selects;
 use super::finding::{Findings, Note, Reason};
 use super::member::{Member, namespace_must_exist};
@@ -25,6 +26,7 @@ use super::service::service_name;
 /// Translates all; adds to each selected member the policy's name, and to services that one targets that they need their waypoint.
 pub(super) fn policies(
     context: &Context<'_>,
+    by_label: &ByLabel,
     members: &mut [Member],
     services: &mut [Service],
     findings: &mut Findings,
@@ -42,7 +44,7 @@ pub(super) fn policies(
         let Some(action) = action(&key, spec.action, findings) else {
             continue;
         };
-        let scope = scope(context, name, spec, members);
+        let scope = scope(context, name, spec, by_label, members);
         policies.push(AuthorizationPolicy {
             name: name.clone(),
             scope,
@@ -90,6 +92,7 @@ fn scope(
     context: &Context<'_>,
     name: &ResourceName,
     spec: &AuthorizationPolicySpec,
+    by_label: &ByLabel,
     members: &mut [Member],
 ) -> Scope {
     let is_root = *name.namespace == *context.mesh.root_namespace;
@@ -104,9 +107,10 @@ fn scope(
             Scope::Namespace
         };
     };
-    let in_scope = |member: &&mut Member| is_root || member.workload.namespace == name.namespace;
-    for member in members.iter_mut().filter(in_scope) {
-        if selects(selector, &member.labels) {
+    for position in by_label.candidates(selector) {
+        let member = &mut members[*position];
+        let in_scope = is_root || member.workload.namespace == name.namespace;
+        if in_scope && selects(selector, &member.labels) {
             member.workload.authorization_policies.push(name.clone());
         }
     }

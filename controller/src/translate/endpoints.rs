@@ -15,6 +15,7 @@ use weft_types::{
 };
 
 use super::Context;
+use super::by_label::ByLabel;
 use super::finding::{Findings, Note, Reason};
 use super::member::Member;
 use super::service::{Target, service_name, tcp_ports};
@@ -26,6 +27,7 @@ type Backed = BTreeMap<ServiceName, Vec<PortMapping>>;
 pub(super) fn attach(
     context: &Context<'_>,
     published: &[Service],
+    by_label: &ByLabel,
     members: &mut Vec<Member>,
     findings: &mut Findings,
 ) {
@@ -57,7 +59,7 @@ pub(super) fn attach(
                     join.slice(context, &mesh_name, spec, slice_name, slice);
                 }
             }
-            None => join.selected(&mesh_name, spec),
+            None => join.selected(by_label, &mesh_name, spec),
         }
     }
     join.finish();
@@ -84,19 +86,15 @@ struct Join<'a> {
     members: &'a mut Vec<Member>,
     /// Beside `members`, by position.
     backed: Vec<Backed>,
-    by_namespace: HashMap<Arc<str>, Vec<usize>>,
     by_address: HashMap<IpAddr, usize>,
     by_key: HashMap<ObjectKey, usize>,
 }
 
 impl<'a> Join<'a> {
     fn new(members: &'a mut Vec<Member>) -> Self {
-        let mut by_namespace: HashMap<_, Vec<usize>> = HashMap::new();
         let mut by_address = HashMap::new();
         let mut by_key = HashMap::new();
         for (index, member) in members.iter().enumerate() {
-            let namespace = Arc::clone(&member.workload.namespace);
-            by_namespace.entry(namespace).or_default().push(index);
             by_key.insert(member.key.clone(), index);
             // A node's address names no workload.
             if member.workload.network_mode == NetworkMode::Standard {
@@ -107,20 +105,19 @@ impl<'a> Join<'a> {
         Self {
             backed: vec![Backed::new(); members.len()],
             members,
-            by_namespace,
             by_address,
             by_key,
         }
     }
 
-    fn selected(&mut self, name: &ServiceName, spec: &ServiceSpec) {
+    fn selected(&mut self, by_label: &ByLabel, name: &ServiceName, spec: &ServiceSpec) {
         let Some(selector) = spec.selector.as_ref().filter(|labels| !labels.is_empty()) else {
             return;
         };
-        let candidates = self.by_namespace.get(&name.namespace);
-        for index in candidates.into_iter().flatten().copied() {
+        for index in by_label.candidates(selector).iter().copied() {
             let member = &self.members[index];
-            if !selects(selector, &member.labels) {
+            let here = member.workload.namespace == name.namespace;
+            if !here || !selects(selector, &member.labels) {
                 continue;
             }
             let ports = mappings(member, spec);

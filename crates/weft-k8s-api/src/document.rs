@@ -3,6 +3,8 @@
 //! A file with any error gives no object at all, as the last good state of its objects is worth more than half of a new one.
 //! Documents of kinds that the mesh does not read are set aside with a reason, and do not spoil the others.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 
 use crate::decode::{FieldError, decode};
@@ -168,20 +170,20 @@ fn recognise(api_version: &str, kind: &str) -> Recognised {
 
 fn decode_kind(kind: Kind, node: &Node) -> Result<Object, Vec<FieldError>> {
     Ok(match kind {
-        Kind::Namespace => Object::Namespace(boxed(node)?),
-        Kind::Node => Object::Node(boxed(node)?),
-        Kind::ServiceAccount => Object::ServiceAccount(boxed(node)?),
-        Kind::Pod => Object::Pod(boxed(node)?),
-        Kind::Service => Object::Service(boxed(node)?),
-        Kind::EndpointSlice => Object::EndpointSlice(boxed(node)?),
-        Kind::WorkloadEntry => Object::WorkloadEntry(boxed(node)?),
-        Kind::AuthorizationPolicy => Object::AuthorizationPolicy(boxed(node)?),
-        Kind::PeerAuthentication => Object::PeerAuthentication(boxed(node)?),
-        Kind::ConfigMap => Object::ConfigMap(boxed(node)?),
+        Kind::Namespace => Object::Namespace(shared(node)?),
+        Kind::Node => Object::Node(shared(node)?),
+        Kind::ServiceAccount => Object::ServiceAccount(shared(node)?),
+        Kind::Pod => Object::Pod(shared(node)?),
+        Kind::Service => Object::Service(shared(node)?),
+        Kind::EndpointSlice => Object::EndpointSlice(shared(node)?),
+        Kind::WorkloadEntry => Object::WorkloadEntry(shared(node)?),
+        Kind::AuthorizationPolicy => Object::AuthorizationPolicy(shared(node)?),
+        Kind::PeerAuthentication => Object::PeerAuthentication(shared(node)?),
+        Kind::ConfigMap => Object::ConfigMap(shared(node)?),
         Kind::Gateway | Kind::Other => unreachable!("refused when it was recognised"),
     })
 }
 
-fn boxed<T: DeserializeOwned>(node: &Node) -> Result<Box<T>, Vec<FieldError>> {
-    decode(node).map(Box::new)
+fn shared<T: DeserializeOwned>(node: &Node) -> Result<Arc<T>, Vec<FieldError>> {
+    decode(node).map(Arc::new)
 }

@@ -1,6 +1,7 @@
 //! The kinds of objects that the mesh reads, and one object of any of them.
 
 use std::fmt;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -49,29 +50,29 @@ pub struct ObjectKey {
     pub name: String,
 }
 
-/// An object.
+/// An object; a clone shares it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
     /// A namespace.
-    Namespace(Box<Namespace>),
+    Namespace(Arc<Namespace>),
     /// A node.
-    Node(Box<Node>),
+    Node(Arc<Node>),
     /// A service account.
-    ServiceAccount(Box<ServiceAccount>),
+    ServiceAccount(Arc<ServiceAccount>),
     /// A pod.
-    Pod(Box<Pod>),
+    Pod(Arc<Pod>),
     /// A service.
-    Service(Box<Service>),
+    Service(Arc<Service>),
     /// Endpoints of a service.
-    EndpointSlice(Box<EndpointSlice>),
+    EndpointSlice(Arc<EndpointSlice>),
     /// A workload that is not a pod.
-    WorkloadEntry(Box<WorkloadEntry>),
+    WorkloadEntry(Arc<WorkloadEntry>),
     /// Who may connect.
-    AuthorizationPolicy(Box<AuthorizationPolicy>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// Whether plaintext is accepted.
-    PeerAuthentication(Box<PeerAuthentication>),
+    PeerAuthentication(Arc<PeerAuthentication>),
     /// The mesh settings.
-    ConfigMap(Box<ConfigMap>),
+    ConfigMap(Arc<ConfigMap>),
 }
 
 impl Kind {
@@ -162,17 +163,29 @@ impl Object {
     /// Its metadata, to fill in what is left out.
     pub(crate) fn metadata_mut(&mut self) -> &mut ObjectMeta {
         match self {
-            Self::Namespace(object) => &mut object.metadata,
-            Self::Node(object) => &mut object.metadata,
-            Self::ServiceAccount(object) => &mut object.metadata,
-            Self::Pod(object) => &mut object.metadata,
-            Self::Service(object) => &mut object.metadata,
-            Self::EndpointSlice(object) => &mut object.metadata,
-            Self::WorkloadEntry(object) => &mut object.metadata,
-            Self::AuthorizationPolicy(object) => &mut object.metadata,
-            Self::PeerAuthentication(object) => &mut object.metadata,
-            Self::ConfigMap(object) => &mut object.metadata,
+            Self::Namespace(object) => &mut Arc::make_mut(object).metadata,
+            Self::Node(object) => &mut Arc::make_mut(object).metadata,
+            Self::ServiceAccount(object) => &mut Arc::make_mut(object).metadata,
+            Self::Pod(object) => &mut Arc::make_mut(object).metadata,
+            Self::Service(object) => &mut Arc::make_mut(object).metadata,
+            Self::EndpointSlice(object) => &mut Arc::make_mut(object).metadata,
+            Self::WorkloadEntry(object) => &mut Arc::make_mut(object).metadata,
+            Self::AuthorizationPolicy(object) => &mut Arc::make_mut(object).metadata,
+            Self::PeerAuthentication(object) => &mut Arc::make_mut(object).metadata,
+            Self::ConfigMap(object) => &mut Arc::make_mut(object).metadata,
         }
+    }
+
+    /// Whether it is the same or an equal object. Most objects of a source are the very same from one reading to the next.
+    pub fn same(&self, other: &Self) -> bool {
+        let shared = match (self, other) {
+            (Self::Pod(a), Self::Pod(b)) => Arc::ptr_eq(a, b),
+            (Self::Service(a), Self::Service(b)) => Arc::ptr_eq(a, b),
+            (Self::EndpointSlice(a), Self::EndpointSlice(b)) => Arc::ptr_eq(a, b),
+            // The others are few.
+            _ => false,
+        };
+        shared || self == other
     }
 
     /// Its key; parsing has made sure that name and namespace are there.
