@@ -218,10 +218,11 @@ pub(crate) fn find(program: &str) -> PathBuf {
     }
 }
 
-/// One worker, so that the server takes one core at most; nothing is logged or read from disk.
+/// One process, so that the server takes one core at most, and so that it keeps the environment by which the lab
+/// finds what belongs to it (a master process writes its title over it); nothing is logged or read from disk.
 fn nginx_configuration(folder: &Path) -> String {
     format!(
-        "daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\n\
+        "daemon off;\nmaster_process off;\npid {folder}/nginx.pid;\n\
          events {{ worker_connections 8192; }}\n\
          http {{\n  access_log off;\n  keepalive_requests 100000000;\n  \
          client_body_temp_path {folder};\n  proxy_temp_path {folder};\n  \
