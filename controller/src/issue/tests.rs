@@ -141,6 +141,10 @@ fn csr(params: &CertificateParams) -> String {
     params.serialize_request(&key).unwrap().pem().unwrap()
 }
 
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the field that it fills is optional"
+)]
 fn metadata(kind: value::Kind) -> Option<Struct> {
     let value = Value { kind: Some(kind) };
     Some(Struct {
