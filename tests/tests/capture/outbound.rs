@@ -346,13 +346,14 @@ fn a_thousand_connections_at_once_keep_their_destinations_apart() {
     rig.wait_empty("CAPTURES");
 }
 
+/// The client closes first, so each leaves its 4-tuple in TIME_WAIT; the range has 28 232 ports.
+const CONNECTIONS: u32 = 40_000;
+
 #[test]
 fn more_connections_than_there_are_ports_reach_one_destination() {
     if !is_root() {
         return;
     }
-    // The client closes first, so each leaves its 4-tuple in TIME_WAIT; the range has 28 232 ports.
-    const CONNECTIONS: u32 = 40_000;
     let rig = Rig::new();
     let to = v4(NEIGHBOUR_V4, 80);
     std::thread::scope(|scope| {

@@ -59,6 +59,7 @@ impl Rig {
 
     /// A rig whose pod is not enrolled yet.
     pub(crate) fn plain(sizes: MapSizes) -> Self {
+        sys::raise_open_files();
         let name = format!(
             "wc{}x{}",
             std::process::id(),

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Cookie of the network namespace that a socket is in.
 pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> u64 {
@@ -23,6 +24,16 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> u64 {
     };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     cookie
+}
+
+/// Takes the hard limit of open files: tests share it, and one holds 2000 sockets.
+pub(crate) fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
 }
 
 /// Waits until a socket can be written to, that is, until its connect has ended.
