@@ -179,7 +179,8 @@ impl Agent {
             return;
         }
         self.settled = true;
-        if let Err(error) = self.capture.remove_other_generations() {
+        let outcome = tokio::task::block_in_place(|| self.capture.finish_upgrade());
+        if let Err(error) = outcome {
             warn!(%error, "pins of another generation could not be removed");
         }
     }

@@ -198,12 +198,6 @@ impl Capture {
         generation::remove_others(&self.pins)
     }
 
-    /// Removes what another ABI generation left. Call it once every pod is enrolled in this one: until then the older
-    /// generation may still serve it.
-    pub fn remove_other_generations(&self) -> Result<(), CaptureError> {
-        generation::remove_others(&self.pins)
-    }
-
     /// Ids of the pods that are enrolled.
     pub fn pods(&self) -> Result<Vec<u32>, CaptureError> {
         self.pins.pods()
