@@ -82,14 +82,16 @@ impl Binary {
     /// One line of libtest. Its forms: `test NAME ... ok`, `... FAILED`, `... ignored, REASON`;
     /// with one thread the name comes first and the result when the test has ended.
     fn read(&self, line: &str, running: &mut String, tally: &mut Tally) {
+        // Below the results come the words of failed tests, which may look like results themselves.
+        if tally.in_failures || line == "failures:" {
+            tally.in_failures = true;
+            println!("    {line}");
+            return;
+        }
         let Some((name, result)) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.split_once(" ... "))
         else {
-            if tally.in_failures || line == "failures:" {
-                tally.in_failures = true;
-                println!("    {line}");
-            }
             return;
         };
         name.clone_into(running);
