@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod privileges;
 
 mod app;
 
@@ -47,6 +48,7 @@ use weft_telemetry::log::{LogFormat, init};
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 fn main() -> anyhow::Result<()> {
+    privileges::keep_keys_here()?;
     let config = Config::try_parse().unwrap_or_else(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
         _ => exit_config(first_line(&error.to_string())),

@@ -1,4 +1,4 @@
-//! What every program of the mesh does the same way: start tasks, drain, back off, tell the time, answer admins.
+//! What every program of the mesh does the same way: give up privileges, start tasks, drain, back off, tell the time, answer admins.
 //!
 //! In: signals, sockets to listen on, closures that answer. Out: spans, exit codes, HTTP answers.
 //! Deliberately not here: logging set-up and metrics (`weft-telemetry`), anything that knows what a pod is.
@@ -8,7 +8,10 @@ mod backoff;
 mod clock;
 mod exit;
 mod fixed;
+mod flags;
 mod listen;
+pub mod privileges;
+pub mod seccomp;
 mod shutdown;
 mod signal;
 mod task;
@@ -19,6 +22,7 @@ pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use exit::{EXIT_CONFIG, exit_config};
 pub use fixed::serve_fixed;
+pub use flags::{NodeFlags, parse_or_exit};
 pub use listen::{ADMIN_FD_ENV, bind_unix, tcp_listener, unix_listener};
 pub use shutdown::{Finished, Shutdown};
 pub use signal::{Signal, Signals};

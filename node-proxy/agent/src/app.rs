@@ -46,8 +46,8 @@ pub(crate) async fn run(options: Options, log: LogHandle) -> Outcome {
         Ok(signals) => signals,
         Err(error) => return Outcome::Failed(format!("cannot catch signals: {error}")),
     };
-    if let Err(error) = std::fs::create_dir_all(&options.state_dir) {
-        let path = options.state_dir.display();
+    if let Err(error) = std::fs::create_dir_all(&options.common.state_dir) {
+        let path = options.common.state_dir.display();
         return Outcome::Config(format!("--state-dir {path} cannot be made: {error}"));
     }
     let shutdown = Shutdown::new();
@@ -55,7 +55,7 @@ pub(crate) async fn run(options: Options, log: LogHandle) -> Outcome {
         Ok(agent) => agent,
         Err(outcome) => return outcome,
     };
-    info!(node = options.node, "agent started");
+    info!(node = options.common.node, "agent started");
     tokio::select! {
         _ = signals.next() => {}
         () = agent.work() => {}
@@ -77,7 +77,7 @@ struct Agent {
 
 impl Agent {
     fn start(options: &Options, log: LogHandle, shutdown: &Shutdown) -> Result<Self, Outcome> {
-        let mut settings = CaptureSettings::new(&options.node);
+        let mut settings = CaptureSettings::new(&options.common.node);
         settings.bpffs.clone_from(&options.bpffs);
         settings.cgroup.clone_from(&options.cgroup);
         let config = options.config_settings();
@@ -88,7 +88,7 @@ impl Agent {
         let capture = Capture::open(settings).map_err(|error| refusal(&error))?;
         let enrollments = Enrollments::start(config, shutdown)
             .map_err(|error| Outcome::Config(error.to_string()))?;
-        let socket = options.run_dir.join("node.sock");
+        let socket = options.common.run_dir.join("node.sock");
         let (client, events) = AgentClient::start(&socket, generation_base(), shutdown);
         let sockets = capture
             .sockets_map()
@@ -97,7 +97,7 @@ impl Agent {
             .set_maps(sockets)
             .map_err(|error| Outcome::Failed(error.to_string()))?;
         let agent = Self {
-            roster: Roster::new(PodIds::open(&options.state_dir)),
+            roster: Roster::new(PodIds::open(&options.common.state_dir)),
             capture,
             enrollments,
             client,
@@ -114,7 +114,7 @@ impl Agent {
 
     fn serve(&self, options: &Options, log: LogHandle, shutdown: &Shutdown) -> io::Result<()> {
         let (view, enrollments) = (self.view.clone(), self.enrollments.clone());
-        let path = options.run_dir.join("agent-admin.sock");
+        let path = options.common.run_dir.join("agent-admin.sock");
         let listener = weft_runtime::unix_listener(&path).map_err(|error| about(&path, &error))?;
         weft_runtime::serve_unix(shutdown, listener, move |request| {
             let response = answer(&request, &current(&view), &enrollments, &log);

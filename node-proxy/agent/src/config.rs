@@ -7,30 +7,14 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use weft_config::ConfigSettings;
-use weft_runtime::exit_config;
+use weft_runtime::NodeFlags;
 
 /// Enrols the pods of one node: loads and pins the eBPF programs, attaches them, keeps their maps. Started by weft-node.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "weft-agent", version)]
 pub(crate) struct Options {
-    /// Name of this node, as the controller knows it.
-    #[arg(long, env = "WEFT_NODE")]
-    pub(crate) node: String,
-    /// Directory of sockets, shared with weft-node.
-    #[arg(long, env = "WEFT_RUN_DIR")]
-    pub(crate) run_dir: PathBuf,
-    /// Directory for what survives a restart.
-    #[arg(long, env = "WEFT_STATE_DIR")]
-    pub(crate) state_dir: PathBuf,
-    /// Controller, as https://HOST:PORT.
-    #[arg(long, env = "WEFT_CONTROLLER")]
-    pub(crate) controller: String,
-    /// PEM file with the roots that the controller's certificate must chain to.
-    #[arg(long, env = "WEFT_ROOT_CERT")]
-    pub(crate) root_cert: PathBuf,
-    /// File with this node's bearer token.
-    #[arg(long, env = "WEFT_TOKEN_FILE")]
-    pub(crate) token_file: PathBuf,
+    #[command(flatten)]
+    pub(crate) common: NodeFlags,
     /// Mount point of the BPF file system.
     #[arg(long, env = "WEFT_BPFFS", default_value = "/sys/fs/bpf")]
     pub(crate) bpffs: PathBuf,
@@ -44,38 +28,20 @@ pub(crate) struct Options {
         default_value = "0.0.0.0:15025"
     )]
     pub(crate) metrics_address: SocketAddr,
-    /// Log filter, for example info or weft_agent=debug,info.
-    #[arg(long, env = "WEFT_LOG", default_value = "info")]
-    pub(crate) log_level: String,
-    /// Log lines as JSON.
-    #[arg(long, env = "WEFT_LOG_JSON")]
-    pub(crate) log_json: bool,
 }
 
 impl Options {
-    /// Parses the command line; prints one line and exits 64 when it cannot be used.
-    pub(crate) fn parse_or_exit() -> Self {
-        match Self::try_parse() {
-            Ok(options) => options,
-            Err(error) if !error.use_stderr() => error.exit(),
-            Err(error) => {
-                let text = error.to_string();
-                let first: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).collect();
-                exit_config(first.join(" "));
-            }
-        }
-    }
-
     /// How to reach the controller.
     pub(crate) fn config_settings(&self) -> ConfigSettings {
+        let common = &self.common;
         let mut settings = ConfigSettings::new(
-            self.controller.clone(),
-            &self.root_cert,
-            &self.token_file,
-            self.node.as_str().into(),
+            common.controller.clone(),
+            &common.root_cert,
+            &common.token_file,
+            common.node.as_str().into(),
         );
-        settings.instance = format!("weft-agent-{}", self.node);
-        settings.state_dir = Some(self.state_dir.clone());
+        settings.instance = format!("weft-agent-{}", common.node);
+        settings.state_dir = Some(common.state_dir.clone());
         settings
     }
 }

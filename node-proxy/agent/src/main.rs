@@ -9,22 +9,26 @@ mod netns;
 mod pod_capture;
 mod privileges;
 mod roster;
+mod seccomp;
 mod view;
 
-use weft_runtime::exit_config;
+use weft_runtime::{exit_config, parse_or_exit};
 use weft_telemetry::log::{self, LogFormat};
 
 use crate::app::Outcome;
 use crate::config::Options;
 
 fn main() {
-    let options = Options::parse_or_exit();
-    let format = if options.log_json {
+    let options: Options = parse_or_exit();
+    if let Err(line) = options.common.check() {
+        exit_config(line);
+    }
+    let format = if options.common.log_json {
         LogFormat::Json
     } else {
         LogFormat::Text
     };
-    let log = match log::init(&options.log_level, format) {
+    let log = match log::init(&options.common.log_level, format) {
         Ok(log) => log,
         Err(error) => exit_config(error),
     };
@@ -32,6 +36,10 @@ fn main() {
         tracing::error!(
             "cannot give privileges up: {error}; start the agent by weft-node, as root"
         );
+        std::process::exit(1);
+    }
+    if let Err(error) = seccomp::give_up() {
+        tracing::error!("{error}");
         std::process::exit(1);
     }
     // Two threads: loading a program takes milliseconds, and the admin socket answers meanwhile.

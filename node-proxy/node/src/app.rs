@@ -20,6 +20,7 @@ use crate::config::Options;
 use crate::hold::{self, Gauges, Inherited, Parts};
 use crate::lock;
 use crate::netns;
+use crate::privileges;
 use crate::token::{self, Copy};
 
 /// How the program ends.
@@ -157,6 +158,7 @@ fn launches(shutdown: &Shutdown, options: &Options) -> io::Result<(Launch, Launc
         program: agent_program,
         args: agent_args,
         uid: None,
+        capabilities: privileges::OF_AGENT,
         admin_socket: None,
         log: log("agent.log"),
     };
@@ -164,6 +166,7 @@ fn launches(shutdown: &Shutdown, options: &Options) -> io::Result<(Launch, Launc
         program: proxy_program,
         args: proxy_args,
         uid: Some(options.proxy_uid),
+        capabilities: privileges::OF_PROXY,
         admin_socket: Some(run_dir.join("proxy-admin.sock")),
         log: log("proxy.log"),
     };

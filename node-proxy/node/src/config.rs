@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use weft_runtime::exit_config;
+use weft_runtime::{exit_config, parse_or_exit};
 
 /// Holder and supervisor of one node: starts weft-agent and weft-proxy, keeps their listeners, outlives both.
 #[derive(Clone, Debug, Parser)]
@@ -89,15 +89,7 @@ const RUN_DIR_MAX: usize = 72;
 impl Options {
     /// Parses the command line; prints one line and exits 64 when it cannot be used.
     pub(crate) fn parse_or_exit() -> Self {
-        let options = match Self::try_parse() {
-            Ok(options) => options,
-            Err(error) if !error.use_stderr() => error.exit(),
-            Err(error) => {
-                let text = error.to_string();
-                let first: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).collect();
-                exit_config(first.join(" "));
-            }
-        };
+        let options: Self = parse_or_exit();
         if let Err(message) = options.check() {
             exit_config(message);
         }

@@ -12,10 +12,12 @@ mod hold;
 mod lock;
 mod netns;
 mod privileges;
+mod seccomp;
 mod stock;
 mod token;
 
 use weft_runtime::exit_config;
+use weft_runtime::privileges::raise_file_limit;
 use weft_telemetry::log::{self, LogFormat};
 
 use crate::app::Outcome;
@@ -35,7 +37,12 @@ fn main() {
         tracing::error!("cannot give privileges up: {error}; start weft-node as root");
         std::process::exit(1);
     }
-    if let Err(error) = privileges::raise_file_limit() {
+    if let Err(error) = seccomp::give_up() {
+        tracing::error!("{error}");
+        std::process::exit(1);
+    }
+    // For the children as well: a quiet pod takes twelve files here (namespace, listeners, stock), and the usual soft limit is 1024.
+    if let Err(error) = raise_file_limit() {
         tracing::warn!(%error, "cannot raise the limit of open files; many pods may exhaust it");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()

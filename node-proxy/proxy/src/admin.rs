@@ -32,7 +32,7 @@ pub(crate) struct Admin {
 
 /// Opens the admin socket and the two ports. The ports close with the drain, so that the next proxy has them alone.
 pub(crate) fn start(options: &Options, admin: Admin, control: &Shutdown) -> anyhow::Result<()> {
-    let path = options.run_dir.join("proxy-admin.sock");
+    let path = options.common.run_dir.join("proxy-admin.sock");
     let socket =
         unix_listener(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
     let front = admin.clone();

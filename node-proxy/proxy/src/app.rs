@@ -11,6 +11,7 @@ use weft_identity::{
     CaClient, CaError, CaOptions, Credentials, Identities, IdentitiesOptions, IdentityEvents,
 };
 use weft_node_api::ProxyClient;
+use weft_runtime::privileges::raise_file_limit;
 use weft_runtime::{Finished, Shutdown, Signals, SystemClock, spawn};
 use weft_telemetry::{AccessFormat, AccessLog, LogHandle};
 use weft_types::{NodeName, SpiffeId};
@@ -21,7 +22,6 @@ use crate::connections::Telemetry;
 use crate::holder::Holder;
 use crate::keys;
 use crate::pods::Pods;
-use crate::privileges;
 use crate::readiness::{Need, Readiness};
 use crate::serve::Workers;
 use crate::shared::Shared;
@@ -39,9 +39,9 @@ const CONTROL_THREADS: usize = 2;
 
 /// Runs the program until it is asked to end.
 pub(crate) fn run(options: &Options, log: LogHandle) -> anyhow::Result<()> {
-    let files = privileges::raise_file_limit().context("cannot raise the limit of open files")?;
+    let files = raise_file_limit().context("cannot raise the limit of open files")?;
     tracing::info!(
-        node = options.node,
+        node = options.common.node,
         version = env!("CARGO_PKG_VERSION"),
         workers = options.worker_count(),
         files,
@@ -66,7 +66,7 @@ async fn control(options: &Options, log: LogHandle) -> anyhow::Result<()> {
     let (orders, wanted) = mpsc::unbounded_channel();
     let access = AccessLog::stderr(AccessFormat::Text);
     let shared = Arc::new(Shared {
-        node: NodeName::new(options.node.as_str()),
+        node: NodeName::new(options.common.node.as_str()),
         config,
         identities,
         pods: Pods::new(orders),
@@ -82,7 +82,7 @@ async fn control(options: &Options, log: LogHandle) -> anyhow::Result<()> {
     });
     let (workers, threads) =
         Workers::start(&shared, options.worker_count()).context("cannot start the workers")?;
-    let (client, events) = ProxyClient::start(&options.run_dir.join("node.sock"), &control);
+    let (client, events) = ProxyClient::start(&options.common.run_dir.join("node.sock"), &control);
     let readiness = Readiness::new();
     let front = Admin {
         shared: Arc::clone(&shared),
@@ -161,23 +161,23 @@ fn join(thread: std::thread::JoinHandle<std::io::Result<()>>) -> anyhow::Result<
 }
 
 fn settings(options: &Options) -> ConfigSettings {
-    let node = NodeName::new(options.node.as_str());
+    let node = NodeName::new(options.common.node.as_str());
     let mut settings = ConfigSettings::new(
-        &options.controller,
-        &options.root_cert,
-        &options.token_file,
+        &options.common.controller,
+        &options.common.root_cert,
+        &options.common.token_file,
         node,
     );
-    settings.state_dir = Some(options.state_dir.clone());
+    settings.state_dir = Some(options.common.state_dir.clone());
     settings
 }
 
 fn identities(options: &Options, config: &ProxyConfig, control: &Shutdown) -> Identities {
     let snapshot = config.load();
     let source = CaClient::new(CaOptions {
-        address: options.controller.clone(),
-        root_cert: options.root_cert.clone(),
-        token: options.token_file.clone(),
+        address: options.common.controller.clone(),
+        root_cert: options.common.root_cert.clone(),
+        token: options.common.token_file.clone(),
         cluster: snapshot.settings().cluster.clone(),
     });
     let wanted = IdentitiesOptions {

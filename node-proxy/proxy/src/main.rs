@@ -33,29 +33,24 @@ mod keys;
 mod readiness;
 mod serve;
 
-use clap::Parser;
-use weft_runtime::exit_config;
+use weft_runtime::{exit_config, parse_or_exit};
 use weft_telemetry::log::{self, LogFormat};
 
 use crate::config::Options;
 
 fn main() -> anyhow::Result<()> {
     privileges::give_up()?;
-    seccomp::limit()?;
-    let options = Options::try_parse().unwrap_or_else(|error| {
-        if error.use_stderr() {
-            exit_config(error);
-        }
-        error.exit()
-    });
+    seccomp::give_up()?;
+    let options: Options = parse_or_exit();
     if let Err(line) = options.check() {
         exit_config(line);
     }
-    let format = if options.log_json {
+    let format = if options.common.log_json {
         LogFormat::Json
     } else {
         LogFormat::Text
     };
-    let log = log::init(&options.log_level, format).unwrap_or_else(|error| exit_config(error));
+    let log =
+        log::init(&options.common.log_level, format).unwrap_or_else(|error| exit_config(error));
     app::run(&options, log)
 }

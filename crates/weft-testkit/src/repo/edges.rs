@@ -138,8 +138,9 @@ const HOMES: &[(&str, &[&str])] = &[
             "xtask",
         ],
     ),
-    ("seccompiler", &["weft-node", "weft-agent", "weft-proxy"]),
-    ("caps", &["weft-node", "weft-agent", "weft-proxy"]),
+    // Privileges.
+    ("seccompiler", &["weft-runtime"]),
+    ("caps", &["weft-runtime"]),
     ("prometheus-client", &["weft-telemetry", "weft-proxy"]),
     ("imbl", &["weft-config", "weft-controller"]),
 ];

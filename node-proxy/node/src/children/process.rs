@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
@@ -16,7 +16,8 @@ use rustix::process::{
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
-use weft_runtime::{ADMIN_FD_ENV, async_fd, bind_unix};
+use weft_runtime::privileges::{Capability, bound_children};
+use weft_runtime::{ADMIN_FD_ENV, async_fd, bind_unix, spawn_thread};
 
 /// Which child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub(crate) struct Launch {
     pub(crate) args: Vec<String>,
     /// User and group, if not ours.
     pub(crate) uid: Option<u32>,
+    /// All that it may ever have, also as root.
+    pub(crate) capabilities: &'static [Capability],
     /// An admin socket that the child cannot bind itself.
     pub(crate) admin_socket: Option<PathBuf>,
     /// File for its stderr, if not ours.
@@ -180,7 +183,7 @@ impl Launch {
         if let Some(fd) = &passed_on {
             command.env(ADMIN_FD_ENV, fd.as_raw_fd().to_string());
         }
-        let child = command.spawn()?;
+        let child = spawn_bounded(command, self.capabilities)?;
         drop(passed_on);
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         // The child is not reaped before `ended`, so its pid cannot name another process yet.
@@ -249,6 +252,17 @@ impl fmt::Display for Which {
     }
 }
 
+/// Starts it from a thread of its own, whose bounding set it inherits: this program needs more than its children, and the proxy,
+/// who is not root any more when it runs, could not empty the set by itself.
+fn spawn_bounded(mut command: Command, kept: &'static [Capability]) -> io::Result<Child> {
+    let thread = spawn_thread("weft-launch", move || {
+        bound_children(kept).map_err(io::Error::other)?;
+        command.spawn()
+    })?;
+    let panicked = |_| Err(io::Error::other("the thread that starts programs panicked"));
+    thread.join().unwrap_or_else(panicked)
+}
+
 /// A listener at `path` that the next child inherits. Only one child is started at a time, so no other one gets it.
 fn inheritable(path: &Path) -> io::Result<OwnedFd> {
     let listener = bind_unix(path, 0o600)?;
@@ -290,6 +304,7 @@ mod tests {
             program: program.into(),
             args: args.iter().map(ToString::to_string).collect(),
             uid: None,
+            capabilities: &[],
             admin_socket: None,
             log: None,
         }
