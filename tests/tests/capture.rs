@@ -15,6 +15,8 @@ mod hostile;
 mod inbound;
 #[path = "capture/life.rs"]
 mod life;
+#[path = "capture/loosen.rs"]
+mod loosen;
 #[path = "capture/outbound.rs"]
 mod outbound;
 #[path = "capture/refusal.rs"]

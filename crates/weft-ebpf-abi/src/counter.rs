@@ -8,7 +8,7 @@ pub enum Counter {
     Captured = 0,
     /// A connect failed with ECONNREFUSED: its destination is on the refusal list.
     RefusedKnown = 1,
-    /// A connect failed with ECONNREFUSED: `CAPTURES` is full, or every port that was tried is in flight.
+    /// A connect failed with ECONNREFUSED: `CAPTURES` is full.
     RefusedFull = 2,
     /// A connect failed with ENETUNREACH: the pod has no address of that family.
     RefusedFamily = 3,
@@ -34,11 +34,15 @@ pub enum Counter {
     ClientMoved = 13,
     /// A captured connection found its entry gone at its SYN.
     CaptureLost = 14,
+    /// A connect failed with ECONNREFUSED: its pod has as many captures in flight as it may.
+    RefusedPod = 15,
+    /// A connect failed with ECONNREFUSED: its socket has no memory left for storage (`net.core.optmem_max`).
+    RefusedStorage = 16,
 }
 
 impl Counter {
     /// All counters, by index.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Captured,
         Self::RefusedKnown,
         Self::RefusedFull,
@@ -54,6 +58,8 @@ impl Counter {
         Self::ClientFull,
         Self::ClientMoved,
         Self::CaptureLost,
+        Self::RefusedPod,
+        Self::RefusedStorage,
     ];
 
     /// Slots of the array: some more than are used, so that a new counter is no new ABI.
@@ -77,6 +83,8 @@ impl Counter {
             Self::ClientFull => "client_full",
             Self::ClientMoved => "client_moved",
             Self::CaptureLost => "capture_lost",
+            Self::RefusedPod => "refused_pod",
+            Self::RefusedStorage => "refused_storage",
         }
     }
 }

@@ -31,6 +31,25 @@ pub const ABI_VERSION: u32 = 1;
 /// Port of the HBONE listener, the only destination port that inbound steering knows by number.
 pub const HBONE_PORT: u16 = 15008;
 
+/// Captures that one pod may have in flight: as many as there are ports that stand for them, so that no counter can go wrong.
+///
+/// A capture is in flight for microseconds, unless the queue of the outbound listener is full (4096 by default) and SYNs are
+/// repeated; on kernels that leave the loopback's work to ksoftirqd, a burst of connects adds some hundred.
+pub const POD_CAPTURES_MAX: u32 = 1_024;
+
+/// Deliveries to applications that one pod may have in handshake; the proxy keeps to it. In handshake for microseconds,
+/// unless the application's queue is full.
+pub const POD_CLIENTS_MAX: u32 = 256;
+
+/// Pods that can all be at these bounds at once: more than the 110 that a kubelet runs by default.
+const PODS_AT_BOUND: u32 = 128;
+
+/// Entries of `CAPTURES`.
+pub const CAPTURES_MAX: u32 = PODS_AT_BOUND * POD_CAPTURES_MAX;
+
+/// Entries of `CLIENTS`.
+pub const CLIENTS_MAX: u32 = PODS_AT_BOUND * POD_CLIENTS_MAX;
+
 /// Names of the maps, in the object and as pins.
 pub mod map_names {
     /// In-flight captures of outbound connections.
@@ -81,6 +100,8 @@ pub mod program_names {
     pub const LOOKUP: &str = "lookup";
     /// Read-only variable of [`LOOKUP`]: the pod id of this instance.
     pub const POD_ID_GLOBAL: &str = "POD_ID";
+    /// Read-only variable of [`LOOKUP`]: 1 for a pod that leaves the mesh, of which only tunnels go to the proxy.
+    pub const TUNNELS_ONLY_GLOBAL: &str = "TUNNELS_ONLY";
     /// Read-only variable of the connect hooks: 1 on a kernel with MPTCP.
     pub const HAS_MPTCP_GLOBAL: &str = "HAS_MPTCP";
 }

@@ -24,7 +24,7 @@ pub struct PodValue {
 
 /// Bits of [`PodValue::flags`].
 pub mod pod_flags {
-    /// It is being un-enrolled: no new capture begins, those in flight come to their end.
+    /// It leaves the mesh, or is about to join: no new capture begins, those in flight come to their end.
     pub const DRAINING: u32 = 1;
     /// It has addresses besides `v4` and `v6`; they stand in `POD_ADDRESSES`.
     pub const MORE_ADDRESSES: u32 = 2;

@@ -24,6 +24,8 @@ const IPPROTO_MPTCP: u32 = 262;
 const ENETUNREACH: i32 = 101;
 const ECONNREFUSED: i32 = 111;
 const BPF_NOEXIST: u64 = 1;
+/// What an insert returns when a map is full.
+const E2BIG: i32 = -7;
 
 /// Lets the connect go on.
 const GO_ON: i32 = 1;
@@ -125,7 +127,7 @@ fn connect(ctx: *mut bpf_sock_addr, ip: Ip16) -> Outcome {
         return Outcome::Fail(ECONNREFUSED);
     }
     match capture(pod, sk, cookie, original) {
-        Some(port) => {
+        Ok(port) => {
             if let Some(mptcp) = mptcp {
                 // Only for getpeername: without room the address is the pod's own, and nothing else is wrong.
                 kernel::storage_put(mptcp, SocketValue::new(SocketKind::Client, original));
@@ -133,16 +135,21 @@ fn connect(ctx: *mut bpf_sock_addr, ip: Ip16) -> Outcome {
             kernel::count(Counter::Captured);
             Outcome::Rewrite(Endpoint::new(to, port))
         }
-        None => {
-            kernel::count(Counter::RefusedFull);
+        Err(full) => {
+            kernel::count(full);
             Outcome::Fail(ECONNREFUSED)
         }
     }
 }
 
-/// Reserves a port for this connect and notes the dialled address at its socket.
+/// Reserves a port for this connect and notes the dialled address at its socket; or tells what is full.
 #[inline(always)]
-fn capture(pod: &PodValue, sk: *mut bpf_sock, cookie: u64, original: Endpoint) -> Option<u16> {
+fn capture(
+    pod: &PodValue,
+    sk: *mut bpf_sock,
+    cookie: u64,
+    original: Endpoint,
+) -> Result<u16, Counter> {
     let bound = read!(sk, bpf_sock.src_port) as u16;
     let seed = ports::seed(&original, cookie);
     let entry = Capture {
@@ -158,19 +165,22 @@ fn capture(pod: &PodValue, sk: *mut bpf_sock, cookie: u64, original: Endpoint) -
             continue;
         }
         let key = CaptureKey::new(pod.pod_id, port);
-        if CAPTURES.insert(&key, &entry, BPF_NOEXIST).is_err() {
-            continue;
+        match CAPTURES.insert(&key, &entry, BPF_NOEXIST) {
+            Ok(()) => {}
+            Err(E2BIG) => return Err(Counter::RefusedFull),
+            // In flight already.
+            Err(_) => continue,
         }
         let mut value = SocketValue::new(SocketKind::Client, original);
         value.rewritten = port;
         value.pod_id = pod.pod_id;
         if kernel::storage_put(sk, value) {
-            return Some(port);
+            return Ok(port);
         }
         forget(&value, cookie);
-        return None;
+        return Err(Counter::RefusedStorage);
     }
-    None
+    Err(Counter::RefusedPod)
 }
 
 /// Removes the capture that a storage speaks of, if it is still this socket's.

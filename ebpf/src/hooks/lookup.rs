@@ -22,6 +22,11 @@ const IPPROTO_TCP: u32 = 6;
 #[unsafe(no_mangle)]
 static POD_ID: u32 = 0;
 
+/// Set by the agent for the instance of a pod that leaves the mesh: only tunnels of peers that have not heard of it go to the
+/// proxy any more, everything else to the application as if there were no mesh.
+#[unsafe(no_mangle)]
+static TUNNELS_ONLY: u32 = 0;
+
 pub(crate) fn run(ctx: &SkLookupContext) -> u32 {
     let lookup = ctx.lookup;
     if read!(lookup, bpf_sk_lookup.protocol) != IPPROTO_TCP {
@@ -51,6 +56,10 @@ pub(crate) fn run(ctx: &SkLookupContext) -> u32 {
             steer(ctx, pod_id, ListenerKind::Hbone, Counter::SteeredHbone)
         }
         Inbound::Remote(_) => {
+            // SAFETY: as above.
+            if unsafe { core::ptr::read_volatile(&raw const TUNNELS_ONLY) } != 0 {
+                return sk_action::SK_PASS;
+            }
             if GRANTS
                 .get_ptr(FlowKey {
                     pod_id,

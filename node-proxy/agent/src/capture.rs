@@ -12,8 +12,8 @@
 //! <abi>/pods/<id>/lookup     the sk_lookup instance of one pod; the folder is there while anything of the pod is
 //! ```
 //!
-//! Every method is a handful of short system calls, but for [`Capture::unenrol`] and [`Capture::sync`], which may wait up to
-//! [`DRAIN_MAX`] for connections in handshake: call those where blocking is allowed.
+//! Every method is a handful of short system calls, but for [`Capture::loosen`], [`Capture::unenrol`] and [`Capture::sync`], which
+//! may wait up to [`DRAIN_MAX`] for connections in handshake: call those where blocking is allowed.
 
 mod attach;
 mod cgroup;
@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weft_bpf::UpdateMode;
-use weft_ebpf_abi::{ABI_VERSION, Counter, ListenerKind, RefusalKey};
+use weft_ebpf_abi::{ABI_VERSION, CAPTURES_MAX, CLIENTS_MAX, Counter, ListenerKind, RefusalKey};
 
 pub use error::CaptureError;
 pub use maps::MapUsage;
@@ -101,8 +101,8 @@ pub struct Capture {
 impl Default for MapSizes {
     fn default() -> Self {
         Self {
-            captures: 65_536,
-            clients: 16_384,
+            captures: CAPTURES_MAX,
+            clients: CLIENTS_MAX,
             pods: 1_024,
             refusals: 16_384,
         }
@@ -150,6 +150,15 @@ impl Capture {
     /// Captures a pod, or brings what is there to what is said. Connections from before go on untouched.
     pub fn enrol(&self, pod: &PodCapture<'_>) -> Result<(), CaptureError> {
         self.put_pod(pod)
+    }
+
+    /// Gives a pod its plain networking back, but for tunnels: peers that have not heard of it still find the proxy at its port
+    /// 15008. [`Self::unenrol`] takes that away as well, [`Self::enrol`] captures the pod again. One that is not enrolled is no
+    /// error.
+    ///
+    /// Blocks for at most [`DRAIN_MAX`].
+    pub fn loosen(&self, pod_id: u32) -> Result<(), CaptureError> {
+        self.loosen_pod(pod_id)
     }
 
     /// Gives a pod its plain networking back. Nothing of it stays; a pod that is not enrolled is no error.
@@ -214,6 +223,7 @@ impl Capture {
     }
 
     /// Lets connects to a destination fail with ECONNREFUSED at once, or no more. Port 0 means all ports.
+    /// [`CaptureError::is_full`]: it is captured as before, and the proxy refuses it later.
     pub fn refuse(&self, ip: IpAddr, port: u16, refused: bool) -> Result<(), CaptureError> {
         let key = RefusalKey::new(ip.into(), port);
         if refused {
@@ -228,6 +238,13 @@ impl Capture {
                 .map(drop)
                 .map_err(maps::named("REFUSALS"))
         }
+    }
+
+    /// The destinations whose connects fail at once, as they stand in the map.
+    pub fn refused(&self) -> Result<Vec<(IpAddr, u16)>, CaptureError> {
+        let keys = self.maps.refusals.keys();
+        let keys = keys.map_err(maps::named("REFUSALS"))?.into_iter();
+        Ok(keys.map(|key| (key.ip.into(), key.port)).collect())
     }
 
     /// All counters, summed over CPUs.

@@ -6,12 +6,15 @@ use std::os::fd::AsFd as _;
 
 use weft_agent::capture::MapSizes;
 use weft_bpf::{ClientState, UpdateMode};
-use weft_ebpf_abi::{Capture, CaptureKey, ClientKey, ClientValue, Counter, Endpoint};
+use weft_ebpf_abi::{
+    Capture, CaptureKey, ClientKey, ClientValue, Counter, Endpoint, POD_CAPTURES_MAX,
+};
 use weft_tests::is_root;
+use weft_types::OrigDst;
 
 use crate::rig::{
-    NEIGHBOUR_V4, NEIGHBOUR_V6, PATIENCE, POD_V4, Rig, accept, connect, end, is_idle, listen,
-    mapped, tcp, v4, v6,
+    NEIGHBOUR_V4, NEIGHBOUR_V6, PATIENCE, POD_V4, POD_V6, Rig, accept, connect, end, is_idle,
+    listen, mapped, tcp, v4, v6,
 };
 use crate::sys;
 
@@ -79,6 +82,68 @@ fn a_full_capture_map_refuses_the_connect_and_passes_nothing() {
     socket.set_nonblocking(false).unwrap();
     socket.connect_timeout(&to.into(), PATIENCE).unwrap();
     assert!(rig.accept_outbound().1.is_some());
+}
+
+/// What comes of a neighbour's connects while a pod has many more than its share unanswered.
+fn beside_a_flood(captures: u32, flood_to: SocketAddr, to: SocketAddr) -> io::Result<()> {
+    let rig = Rig::with_sizes(MapSizes {
+        captures,
+        ..MapSizes::default()
+    });
+    let outbound = rig.enrol_neighbour();
+    // The jam's own connection is not in flight any more.
+    let _jam = rig.jam_outbound();
+    let mut unanswered = Vec::new();
+    let mut refused = 0;
+    for _ in 0..FLOOD {
+        let socket = tcp(&rig.pod, flood_to);
+        socket.set_nonblocking(true).unwrap();
+        match errno(socket.connect(&flood_to.into())) {
+            Some(libc::EINPROGRESS) => unanswered.push(socket),
+            Some(libc::ECONNREFUSED) => refused += 1,
+            other => panic!("connect gave {other:?}"),
+        }
+    }
+    let share = POD_CAPTURES_MAX as usize;
+    assert!(
+        unanswered.len() <= share && unanswered.len() * 2 > share.min(captures as usize),
+        "{} are in flight",
+        unanswered.len()
+    );
+    let by_pod = rig.counter(Counter::RefusedPod);
+    assert_eq!(by_pod + rig.counter(Counter::RefusedFull), refused);
+
+    let stream = connect(&rig.neighbour, to)?;
+    assert_eq!(rig.accept_captured(&outbound).1, Some(OrigDst(to)));
+    drop(stream);
+    // The pod itself waits until something of its own is answered.
+    assert!(by_pod > 0);
+    drop(unanswered);
+    rig.wait_empty("CAPTURES");
+    Ok(())
+}
+
+/// Several times what one pod may have in flight.
+const FLOOD: u32 = 3 * POD_CAPTURES_MAX;
+
+#[test]
+fn a_pod_that_leaves_thousands_of_connects_unanswered_stops_no_neighbour() {
+    if !is_root() {
+        return;
+    }
+    let families = [
+        (v4(NEIGHBOUR_V4, 80), v4(POD_V4, 80)),
+        (v6(NEIGHBOUR_V6, 80), v6(POD_V6, 80)),
+        (mapped(NEIGHBOUR_V4, 80), v6(POD_V6, 80)),
+    ];
+    for (flood_to, to) in families {
+        // Hardly more than one pod's share: the others live on what it cannot take.
+        beside_a_flood(POD_CAPTURES_MAX + TINY, flood_to, to).unwrap();
+    }
+    // The control: in a map that is smaller than a share, the neighbour has no room.
+    let (flood_to, to) = families[0];
+    let refused = beside_a_flood(POD_CAPTURES_MAX / 4, flood_to, to);
+    assert_eq!(errno(refused), Some(libc::ECONNREFUSED));
 }
 
 #[test]

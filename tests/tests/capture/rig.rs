@@ -29,6 +29,9 @@ pub(crate) const NEIGHBOUR_V6: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0
 /// Pod id in every rig: several agents use the same one, and must not meet.
 pub(crate) const POD: u32 = 7;
 
+/// Pod id of the neighbour, where it is enrolled as well.
+pub(crate) const OTHER_POD: u32 = 8;
+
 pub(crate) struct Rig {
     /// Absent only while a test has taken it.
     pub(crate) capture: Option<Capture>,
@@ -122,9 +125,34 @@ impl Rig {
         self.capture().enrol(&self.description()).unwrap();
     }
 
+    /// Enrols the neighbour as a second pod. Returns its outbound listener.
+    pub(crate) fn enrol_neighbour(&self) -> TcpListener {
+        let listeners = ListenerKind::ALL.map(|kind| (kind, listener(&self.neighbour)));
+        let netns = File::open(self.neighbour.path()).unwrap();
+        let pod = PodCapture {
+            pod_id: OTHER_POD,
+            netns: netns.as_fd(),
+            cookie: sys::netns_cookie(listeners[0].1.as_fd()),
+            addresses: vec![NEIGHBOUR_V4.into(), NEIGHBOUR_V6.into()],
+            listeners: listeners
+                .iter()
+                .map(|(kind, listener)| (*kind, listener.as_fd()))
+                .collect(),
+            local_ports: (32768, 60999),
+        };
+        self.capture().enrol(&pod).unwrap();
+        let [(_, outbound), ..] = listeners;
+        outbound
+    }
+
     /// Accepts a captured connection, as the proxy does.
     pub(crate) fn accept_outbound(&self) -> (TcpStream, Option<OrigDst>) {
-        let stream = accept(&self.outbound);
+        self.accept_captured(&self.outbound)
+    }
+
+    /// The same on the listener of another pod.
+    pub(crate) fn accept_captured(&self, listener: &TcpListener) -> (TcpStream, Option<OrigDst>) {
+        let stream = accept(listener);
         let original = self.storage.original_destination(stream.as_fd()).unwrap();
         (stream, original)
     }

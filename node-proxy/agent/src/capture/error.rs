@@ -102,3 +102,16 @@ pub enum CaptureError {
         reason: &'static str,
     },
 }
+
+impl CaptureError {
+    /// Whether a map had no room.
+    pub fn is_full(&self) -> bool {
+        matches!(
+            self,
+            Self::Map {
+                source: BpfError::Full { .. },
+                ..
+            }
+        )
+    }
+}

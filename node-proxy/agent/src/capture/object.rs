@@ -18,12 +18,25 @@ const PER_POD: u32 = 4;
 
 /// Parses the object. Maps that are pinned are taken, others are made and pinned; no program is loaded yet.
 pub(crate) fn load(pins: &Pins, sizes: &MapSizes) -> Result<Ebpf, CaptureError> {
-    parse(pins, sizes, 0)
+    parse(pins, sizes, 0, Steering::All)
+}
+
+/// What a pod's `lookup` hands to the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Steering {
+    /// All TCP.
+    All,
+    /// Tunnels, and captures in flight: the pod leaves the mesh.
+    TunnelsOnly,
 }
 
 /// Loads the `lookup` instance of a pod. The maps must be pinned already, so sizes play no part.
-pub(crate) fn load_lookup(pins: &Pins, pod_id: u32) -> Result<ProgramFd, CaptureError> {
-    let mut object = parse(pins, &MapSizes::default(), pod_id)?;
+pub(crate) fn load_lookup(
+    pins: &Pins,
+    pod_id: u32,
+    steering: Steering,
+) -> Result<ProgramFd, CaptureError> {
+    let mut object = parse(pins, &MapSizes::default(), pod_id, steering)?;
     load_program(&mut object, program_names::LOOKUP)
 }
 
@@ -59,17 +72,24 @@ fn load_with<P>(
 }
 
 /// No kernel BTF: none of our program types is relocated against it, and reading it costs more than all the rest.
-fn parse(pins: &Pins, sizes: &MapSizes, pod_id: u32) -> Result<Ebpf, CaptureError> {
+fn parse(
+    pins: &Pins,
+    sizes: &MapSizes,
+    pod_id: u32,
+    steering: Steering,
+) -> Result<Ebpf, CaptureError> {
     let paths: Vec<(&str, PathBuf)> = map_names::ALL
         .into_iter()
         .map(|name| (name, pins.map(name)))
         .collect();
     let has_mptcp = u32::from(probe::has_mptcp());
+    let tunnels_only = u32::from(steering == Steering::TunnelsOnly);
     let mut loader = EbpfLoader::new();
     loader
         .btf(None)
         .override_global(program_names::POD_ID_GLOBAL, &pod_id, true)
         .override_global(program_names::HAS_MPTCP_GLOBAL, &has_mptcp, true)
+        .override_global(program_names::TUNNELS_ONLY_GLOBAL, &tunnels_only, true)
         .map_max_entries(map_names::CAPTURES, sizes.captures)
         .map_max_entries(map_names::CLIENTS, sizes.clients)
         .map_max_entries(map_names::PODS, sizes.pods)

@@ -1,4 +1,4 @@
-//! One pod: captured, changed, released.
+//! One pod: captured, changed, leaving, released.
 //!
 //! The pod's folder among the pins is the journal: made before anything of the pod, removed after everything of it,
 //! so that whatever a crash leaves is found and finished.
@@ -18,6 +18,7 @@ use weft_ebpf_abi::{
 use super::error::CaptureError;
 use super::generation::{drain, wait_for_running_programs};
 use super::maps::named;
+use super::object::Steering;
 use super::pins::unlink;
 use super::{Capture, PodCapture, object};
 
@@ -33,23 +34,34 @@ impl Capture {
                 self.remove_pod(known.pod_id)?;
             }
         }
-        let is_new = self
+        let before = self
             .maps
             .pods
             .lookup(&pod.cookie)
-            .map_err(named(map_names::PODS))?
-            .is_none();
-        let put = self.put_parts(pod, &value);
-        if put.is_err() && is_new {
+            .map_err(named(map_names::PODS))?;
+        let put = self.put_parts(pod, &value, before);
+        if put.is_err() && before.is_none() {
             // Half a pod is none. A failure here adds nothing to what is reported: the next sync finds the folder.
             let _ = self.remove_pod(pod.pod_id);
         }
         put
     }
 
-    /// Readers before writers: the first captured connect finds everything in place.
-    fn put_parts(&self, pod: &PodCapture<'_>, value: &PodValue) -> Result<(), CaptureError> {
+    /// Readers before writers: the first captured connect finds everything in place. The pod itself is known before its lookup
+    /// hands the first connection to the proxy, which cannot deliver to an application of a pod that the hooks do not know.
+    fn put_parts(
+        &self,
+        pod: &PodCapture<'_>,
+        value: &PodValue,
+        before: Option<PodValue>,
+    ) -> Result<(), CaptureError> {
         self.pins.make_pod(pod.pod_id)?;
+        if before.is_none() {
+            let mut coming = *value;
+            coming.flags |= pod_flags::DRAINING;
+            let put = self.maps.pods.update(&pod.cookie, &coming, UpdateMode::Any);
+            put.map_err(named(map_names::PODS))?;
+        }
         let addresses: Vec<Ip16> = pod.addresses.iter().copied().map(Ip16::from).collect();
         for ip in &addresses {
             let key = PodAddressKey {
@@ -66,13 +78,15 @@ impl Capture {
                 .insert(ListenerKey::new(pod.pod_id, *kind), *socket);
             put.map_err(named(map_names::LISTENERS))?;
         }
-        self.put_lookup(pod)?;
+        let stays = before.is_some_and(|before| before.flags & pod_flags::DRAINING != 0);
+        self.put_lookup(pod, stays)?;
         let put = self.maps.pods.update(&pod.cookie, value, UpdateMode::Any);
         put.map_err(named(map_names::PODS))?;
         self.remove_addresses(pod.pod_id, &addresses)
     }
 
-    fn put_lookup(&self, pod: &PodCapture<'_>) -> Result<(), CaptureError> {
+    /// `stays`: the pod was leaving, so the lookup that is there steers tunnels only.
+    fn put_lookup(&self, pod: &PodCapture<'_>, stays: bool) -> Result<(), CaptureError> {
         let failed = |source: BpfError| CaptureError::Attach {
             program: program_names::LOOKUP,
             source,
@@ -81,17 +95,46 @@ impl Capture {
         let inode = fstat(pod.netns).map_or(0, |stat| stat.st_ino as u32);
         if let Ok(link) = object_get(&pin) {
             if link_netns_inode(link.as_fd()).map_err(failed)? == inode {
+                if stays {
+                    let program = object::load_lookup(&self.pins, pod.pod_id, Steering::All)?;
+                    link_update(link.as_fd(), program.as_fd()).map_err(failed)?;
+                }
                 return Ok(());
             }
             unlink(&pin)?;
         }
-        let program = object::load_lookup(&self.pins, pod.pod_id)?;
+        let program = object::load_lookup(&self.pins, pod.pod_id, Steering::All)?;
         let link = link_create(program.as_fd(), pod.netns, AttachType::SkLookup).map_err(failed)?;
         object_pin(link.as_fd(), &pin).map_err(failed)
     }
 
-    /// Puts this release's lookup in the place of the one that runs in a pod.
+    /// Puts this release's lookup in the place of the one that runs in a pod. One that leaves goes on leaving.
     pub(crate) fn renew_lookup(&self, pod_id: u32) -> Result<(), CaptureError> {
+        let pods = self.maps.pods()?;
+        let leaves = pods
+            .iter()
+            .any(|(_, pod)| pod.pod_id == pod_id && pod.flags & pod_flags::DRAINING != 0);
+        self.steer(
+            pod_id,
+            if leaves {
+                Steering::TunnelsOnly
+            } else {
+                Steering::All
+            },
+        )
+    }
+
+    /// Lets a pod go as far as its peers cannot notice: it captures nothing more and its applications are reached directly,
+    /// but tunnels still go to the proxy.
+    pub(crate) fn loosen_pod(&self, pod_id: u32) -> Result<(), CaptureError> {
+        // What comes in first: a peer that has heard already speaks plainly.
+        if self.has_namespace(pod_id) {
+            self.steer(pod_id, Steering::TunnelsOnly)?;
+        }
+        self.end_captures(pod_id, &self.maps.cookies_of(pod_id)?)
+    }
+
+    fn steer(&self, pod_id: u32, steering: Steering) -> Result<(), CaptureError> {
         let failed = |source: BpfError| CaptureError::Attach {
             program: program_names::LOOKUP,
             source,
@@ -100,7 +143,7 @@ impl Capture {
         if link_netns_inode(link.as_fd()).map_err(failed)? == 0 {
             return self.remove_pod(pod_id);
         }
-        let program = object::load_lookup(&self.pins, pod_id)?;
+        let program = object::load_lookup(&self.pins, pod_id, steering)?;
         match link_update(link.as_fd(), program.as_fd()) {
             // The namespace went since we looked.
             Err(error) if error.errno() == Some(libc::ENOLINK) => self.remove_pod(pod_id),
@@ -127,16 +170,7 @@ impl Capture {
     /// Writers before readers: no new capture, then the end of those in flight, then the rest.
     pub(crate) fn remove_pod(&self, pod_id: u32) -> Result<(), CaptureError> {
         let cookies = self.maps.cookies_of(pod_id)?;
-        for cookie in &cookies {
-            self.stop_captures(*cookie)?;
-        }
-        if !cookies.is_empty() && self.has_namespace(pod_id) {
-            wait_for_running_programs();
-            drain(|| {
-                self.captures_of(pod_id)
-                    .is_ok_and(|captures| captures.is_empty())
-            });
-        }
+        self.end_captures(pod_id, &cookies)?;
         for cookie in &cookies {
             self.maps
                 .pods
@@ -151,6 +185,21 @@ impl Capture {
         self.remove_addresses(pod_id, &[])?;
         self.remove_flows(pod_id)?;
         self.pins.remove_pod(pod_id)
+    }
+
+    /// No new capture, then the end of those in flight.
+    fn end_captures(&self, pod_id: u32, cookies: &[u64]) -> Result<(), CaptureError> {
+        for cookie in cookies {
+            self.stop_captures(*cookie)?;
+        }
+        if !cookies.is_empty() && self.has_namespace(pod_id) {
+            wait_for_running_programs();
+            drain(|| {
+                self.captures_of(pod_id)
+                    .is_ok_and(|captures| captures.is_empty())
+            });
+        }
+        Ok(())
     }
 
     fn stop_captures(&self, cookie: u64) -> Result<(), CaptureError> {
