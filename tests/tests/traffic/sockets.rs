@@ -97,6 +97,44 @@ fn a_v4_mapped_socket_dials_ipv4() {
     recorder.stop().unwrap().verdict().unwrap();
 }
 
+#[test]
+fn a_server_may_listen_where_a_captured_connection_lives() {
+    everywhere(&Behaviour::Echo, |lab, _, to| {
+        let netns = lab.netns("a");
+        let client = socket(&netns, Domain::for_address(to));
+        client.connect_timeout(&to.into(), LIMIT).unwrap();
+        echo(&client);
+        let own = client.local_addr().unwrap().as_socket().unwrap();
+        let taken = captured_port(&netns, own.port());
+        let server = socket(&netns, Domain::for_address(to));
+        server.set_reuse_address(true).unwrap();
+        let at = SocketAddr::new(own.ip(), taken);
+        let listening = server.bind(&at.into()).and_then(|()| server.listen(1));
+        assert!(listening.is_ok(), "at {at}: {listening:?}");
+        echo(&client);
+    });
+}
+
+/// The port, in the pod, of the end that the proxy holds of a client's connection.
+fn captured_port(netns: &Netns, client: u16) -> u16 {
+    let peer = format!(":{client:04X}");
+    let tables = netns
+        .enter(|| {
+            // Of the calling thread: it alone has entered the namespace.
+            let v4 = std::fs::read_to_string("/proc/thread-self/net/tcp")?;
+            let v6 = std::fs::read_to_string("/proc/thread-self/net/tcp6")?;
+            Ok(v4 + &v6)
+        })
+        .unwrap();
+    let local = tables.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let (local, remote) = (fields.next()?, fields.next()?);
+        remote.ends_with(&peer).then_some(local)
+    });
+    let (_, port) = local.and_then(|local| local.split_once(':')).unwrap();
+    u16::from_str_radix(port, 16).unwrap()
+}
+
 fn libc_einprogress() -> i32 {
     rustix::io::Errno::INPROGRESS.raw_os_error()
 }

@@ -160,6 +160,9 @@ fn listener(family: Family) -> io::Result<Fd> {
             Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()
         }
     };
+    // Accepted connections inherit it. A captured one occupies the rewritten port in the pod for as long as it lives, and an
+    // application that sets the option, as servers do, may still listen there.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
     rustix::net::bind(&socket, &SocketAddr::new(loopback, 0))?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(Arc::new(socket))
