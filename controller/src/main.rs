@@ -32,6 +32,7 @@ mod caller;
 mod serve;
 
 mod admin;
+mod limits;
 mod metrics;
 mod tokens;
 mod wake;

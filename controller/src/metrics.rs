@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use weft_runtime::limit_counts;
 use weft_telemetry::Metrics;
 use weft_telemetry::prometheus_client::collector::Collector;
 use weft_telemetry::prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -13,6 +14,7 @@ use weft_telemetry::prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use weft_types::{NodeName, SpiffeId};
 
 use crate::issue::IssueEvents;
+use crate::limits;
 use crate::publish::{PublishEvents, Subscribers};
 use crate::view::Views;
 
@@ -38,6 +40,7 @@ pub(crate) fn registry(
     views: Views,
 ) -> Arc<Metrics> {
     let mut metrics = Metrics::new("controller", env!("CARGO_PKG_VERSION"));
+    metrics.read_limits(|| limit_counts(&limits::ALL));
     let registry = metrics.registry();
     let Counters {
         pushes,

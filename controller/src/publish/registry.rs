@@ -7,6 +7,7 @@ use serde::Serialize;
 use weft_types::NodeName;
 
 use super::subscription::Subscription;
+use crate::limits;
 
 /// Streams of one node at once: agent and proxy, twice during an upgrade, and as many again for tools.
 const STREAMS_OF_NODE_MAX: usize = 8;
@@ -57,6 +58,7 @@ impl Subscribers {
         let mut state = self.lock();
         let of_node = |stream: &&StreamState| stream.node == node.as_str();
         if state.streams.values().filter(of_node).count() >= STREAMS_OF_NODE_MAX {
+            limits::NODE_STREAMS.reached();
             return None;
         }
         let id = state.next;

@@ -16,6 +16,7 @@ use super::registry::Place;
 use super::server::{CallerCheck, PublishEvents};
 use super::snapshot::{Entry, Snapshot};
 use super::subscription::{Delta, Kind, Subscription};
+use crate::limits;
 
 /// Bytes of resources in one message: what clients accept, with room for the last resource. A delta is cut only where it must be.
 const CHUNK_BYTES: usize = resource::MESSAGE_MAX / 4 * 3;
@@ -97,6 +98,7 @@ impl Stream {
         match self.subscriptions.get_mut(&type_url) {
             None => {
                 if self.subscriptions.len() >= TYPES_MAX {
+                    limits::SUBSCRIPTION_TYPES.reached();
                     return Err(Status::resource_exhausted("too many types on one stream"));
                 }
                 if !ORDER.contains(&type_url.as_str()) {
@@ -129,6 +131,7 @@ impl Stream {
             .map_or(0, Subscription::names);
         let names = &request.resource_names_subscribe;
         if known + names.len() > NAMES_MAX || request.initial_resource_versions.len() > NAMES_MAX {
+            limits::SUBSCRIPTION_NAMES.reached();
             return Err(Status::resource_exhausted(
                 "too many names in one subscription",
             ));

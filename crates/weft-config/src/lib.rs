@@ -15,12 +15,14 @@
 mod client;
 mod disk;
 mod enrollments;
+mod metrics;
 mod proxy;
 mod settings;
 pub mod snapshot;
 mod status;
 
 pub use enrollments::{EnrollmentChange, EnrollmentSet, Enrollments};
+pub use metrics::StreamMetrics;
 pub use proxy::ProxyConfig;
 pub use settings::{ConfigSettings, SettingsError};
 pub use snapshot::{

@@ -31,7 +31,7 @@ pub use baggage::{Baggage, BaggageError};
 pub use client::{Connection, Load, handshake};
 pub use error::{ConnectionError, HandshakeError, OpenError, Refusal, ResetCode, TunnelError};
 pub use forwarded::{Forwarded, ForwardedError};
-pub use limits::{ClientLimits, KeepaliveLimits, PoolLimits, ServerLimits};
+pub use limits::{COUNTED, ClientLimits, KeepaliveLimits, PoolLimits, ServerLimits};
 pub use pool::{CloseHow, Connector, Pool, PoolError, PoolStats};
 pub use relay::{Counters, Outcome, RelayEnd, join, relay};
 pub use request::{ConnectRequest, ConnectResponse};

@@ -5,6 +5,23 @@
 
 use std::time::Duration;
 
+use weft_runtime::Limit;
+
+/// Tunnel connections of one worker, to one peer or to all.
+pub(crate) static TUNNEL_CONNECTIONS: Limit = Limit::new(
+    "tunnel_connections",
+    "all tunnel connections to a peer are full and no more are allowed, a connection failed; check which pods talk to so many peers, or add workers",
+);
+
+/// Frames that move nothing.
+pub(crate) static IDLE_FRAMES: Limit = Limit::new(
+    "idle_frames",
+    "a peer flooded a tunnel connection with frames that move nothing, and the connection was closed; check which peer it is",
+);
+
+/// The limits of this crate that are counted, for the metrics of a program.
+pub static COUNTED: [&Limit; 2] = [&TUNNEL_CONNECTIONS, &IDLE_FRAMES];
+
 /// Stream window: 4 MiB carries 3 Gbit/s at 10 ms round trip, and is what one stopped reader can pin in memory.
 pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
 /// Connection window: four times the stream window, so that three stopped readers leave room for the others; equal

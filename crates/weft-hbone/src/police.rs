@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use crate::limits::IDLE_FRAMES;
+
 /// Length of a frame's head (RFC 9113 section 4.1).
 const HEAD: usize = 9;
 /// Length of the client's connection preface (RFC 9113 section 3.4).
@@ -125,6 +127,7 @@ impl Budget {
             .saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
         self.since = Instant::now();
         if self.used > BURST {
+            IDLE_FRAMES.reached();
             return Err(io::Error::other(
                 "peer floods the connection with frames that move nothing",
             ));

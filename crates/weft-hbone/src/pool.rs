@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
+use crate::limits::TUNNEL_CONNECTIONS;
 use crate::{ConnectRequest, Connection, OpenError, PoolLimits, Tunnel};
 use entry::{Attempt, Choice, Entry, Making};
 
@@ -148,7 +149,7 @@ where
             self.file(key, &attempt, &result);
             result.map_err(PoolError::Connect)?;
         }
-        Err(PoolError::Full(self.stats().connections))
+        Err(full(self.stats().connections))
     }
 
     /// Whoever wakes first files the connection; the others find it. One that was forgotten meanwhile is not filed.
@@ -184,12 +185,12 @@ where
                 return Ok(choice);
             }
             if entry.len() >= limits.connections_per_key_max {
-                return Err(PoolError::Full(entry.len()));
+                return Err(full(entry.len()));
             }
         }
         let total = entries.values().map(Entry::len).sum::<usize>();
         if total >= limits.connections_max {
-            return Err(PoolError::Full(total));
+            return Err(full(total));
         }
         let (connector, owned) = (Arc::clone(&self.inner.connector), key.clone());
         let making: Making<C::Error> =
@@ -271,6 +272,12 @@ where
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// No more connections are allowed, and the present ones are full.
+fn full<E: std::error::Error>(connections: usize) -> PoolError<E> {
+    TUNNEL_CONNECTIONS.reached();
+    PoolError::Full(connections)
 }
 
 impl<K, C: Connector<K>> fmt::Debug for Pool<K, C> {

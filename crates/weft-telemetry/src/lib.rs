@@ -10,6 +10,7 @@ pub mod access;
 pub mod connections;
 pub mod log;
 pub mod process;
+pub mod read;
 pub mod record;
 pub mod registry;
 mod time;
@@ -17,6 +18,7 @@ mod time;
 pub use access::{AccessFormat, AccessLog};
 pub use connections::{ConnectionMetrics, ConnectionSeries, SeriesLabels};
 pub use log::{LogError, LogHandle};
+pub use read::FamilyName;
 pub use record::{ConnectionRecord, Direction, Party, ResponseFlag, Security, ServiceLabel};
 pub use registry::{Metrics, OPENMETRICS_CONTENT_TYPE};
 

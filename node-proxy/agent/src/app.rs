@@ -20,10 +20,12 @@ use weft_types::PodUid;
 
 use crate::config::Options;
 use crate::ids::PodIds;
+use crate::limits::Watch;
+use crate::metrics;
 use crate::netns::open_netns;
 use crate::pod_capture::pod_capture;
 use crate::roster::{Roster, Step};
-use crate::view::{ConfigView, View};
+use crate::view::{ConfigView, View, current};
 
 /// How often captures that never saw their SYN are swept; each lives 10 s at least, so this is often enough.
 const SWEEP_PERIOD: Duration = Duration::from_secs(5);
@@ -67,6 +69,7 @@ pub(crate) async fn run(options: Options, log: LogHandle) -> Outcome {
 struct Agent {
     roster: Roster,
     capture: Capture,
+    limits: Watch,
     enrollments: Enrollments,
     client: AgentClient,
     events: mpsc::Receiver<AgentEvent<Fd>>,
@@ -98,6 +101,7 @@ impl Agent {
             .map_err(|error| Outcome::Failed(error.to_string()))?;
         let agent = Self {
             roster: Roster::new(PodIds::open(&options.common.state_dir)),
+            limits: Watch::default(),
             capture,
             enrollments,
             client,
@@ -121,7 +125,7 @@ impl Agent {
             std::future::ready(response)
         })?;
         let address = options.metrics_address;
-        let view = self.view.clone();
+        let metrics = metrics::all(&self.view, self.enrollments.clone());
         let listener = weft_runtime::tcp_listener(address).map_err(|error| {
             io::Error::new(
                 error.kind(),
@@ -130,7 +134,7 @@ impl Agent {
         })?;
         weft_runtime::serve_tcp(shutdown, listener, move |request| {
             let response = match request.path.as_str() {
-                "/metrics" | "/stats/prometheus" => Response::metrics(current(&view).metrics()),
+                "/metrics" | "/stats/prometheus" => Response::metrics(metrics.encode()),
                 _ => Response::not_found(),
             };
             std::future::ready(response)
@@ -302,15 +306,17 @@ impl Agent {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let counters = self.capture.counters().unwrap_or_else(|error| {
             warn!(%error, "counters cannot be read");
             Vec::new()
         });
+        self.limits.look(&counters);
         let counters = counters
             .into_iter()
-            .map(|(counter, value)| (counter.name().to_owned(), value));
-        let view = View::of(&self.roster, self.complete, counters.collect());
+            .map(|(counter, value)| (counter.name(), value));
+        let counters = counters.collect();
+        let view = View::of(&self.roster, self.complete, counters);
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
     }
 }
@@ -345,10 +351,6 @@ fn logging(request: &Request, log: &LogHandle) -> Response {
         Ok(filter) => Response::text(filter + "\n"),
         Err(error) => Response::error(400, format!("{error}\n")),
     }
-}
-
-fn current(view: &Mutex<Arc<View>>) -> Arc<View> {
-    view.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// A missing feature or privilege is the operator's to fix; everything else is ours.

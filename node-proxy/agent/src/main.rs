@@ -5,6 +5,8 @@
 mod app;
 mod config;
 mod ids;
+mod limits;
+mod metrics;
 mod netns;
 mod pod_capture;
 mod privileges;

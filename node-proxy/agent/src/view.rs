@@ -1,10 +1,9 @@
-//! What the admin socket and the metrics show.
+//! What the admin socket and the metrics (`metrics`) show.
 //!
-//! In: the roster, the maps, the connection to the controller. Out: JSON and Prometheus text.
+//! In: the roster, the maps, the connection to the controller. Out: one picture, JSON.
 //! Not here: the servers.
 
-use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use weft_config::{ConfigStatus, Connection};
@@ -37,12 +36,12 @@ pub(crate) struct View {
     /// The pods.
     pub(crate) pods: Vec<PodView>,
     /// Counters of the eBPF programs, by name.
-    pub(crate) counters: Vec<(String, u64)>,
+    pub(crate) counters: Vec<(&'static str, u64)>,
 }
 
 impl View {
     /// A picture of the roster.
-    pub(crate) fn of(roster: &Roster, complete: bool, counters: Vec<(String, u64)>) -> Self {
+    pub(crate) fn of(roster: &Roster, complete: bool, counters: Vec<(&'static str, u64)>) -> Self {
         Self {
             complete,
             pods: roster.pods().values().map(PodView::of).collect(),
@@ -50,23 +49,20 @@ impl View {
         }
     }
 
-    /// Prometheus text.
-    pub(crate) fn metrics(&self) -> String {
-        let mut text = String::from("# TYPE weft_agent_pods gauge\n");
-        for state in ["enrolled", "holding", "waiting"] {
-            let count = self.pods.iter().filter(|pod| pod.state == state).count();
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "weft_agent_pods{{state=\"{state}\"}} {count}");
-        }
-        text.push_str("# TYPE weft_capture_events_total counter\n");
-        for (name, value) in &self.counters {
-            let _ = writeln!(
-                text,
-                "weft_capture_events_total{{event=\"{name}\"}} {value}"
-            );
-        }
-        text
+    /// How many pods are in each state.
+    pub(crate) fn pods_by_state(&self) -> Vec<(&'static str, u64)> {
+        ["enrolled", "holding", "waiting"]
+            .map(|state| {
+                let count = self.pods.iter().filter(|pod| pod.state == state).count();
+                (state, count as u64)
+            })
+            .into()
     }
+}
+
+/// The picture that was published last.
+pub(crate) fn current(view: &Mutex<Arc<View>>) -> Arc<View> {
+    view.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 impl PodView {
@@ -97,7 +93,7 @@ impl PodView {
     }
 }
 
-/// The connection to the controller as `/config` shows it.
+/// The connection to the controller as `/config_dump` shows it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ConfigView {
     connection: &'static str,

@@ -9,6 +9,7 @@ mod children;
 mod config;
 mod deletion;
 mod hold;
+mod limits;
 mod lock;
 mod netns;
 mod privileges;

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use weft_node_api::{DESCRIPTORS_MAX, Family};
 use weft_types::PodUid;
 
+use crate::limits;
+
 /// Sockets kept for a quiet pod: enough for one page load while the next ones are made (about 20 us each).
 pub(crate) const TARGET_MIN: usize = 4;
 
@@ -113,6 +115,7 @@ impl<F> Stock<F> {
             return false;
         };
         if shelf.waiting.len() >= WAITING_MAX {
+            limits::REQUESTS.reached();
             return false;
         }
         let count = count.clamp(1, DESCRIPTORS_MAX);
@@ -170,9 +173,15 @@ impl<F> Stock<F> {
             let have = shelf.sockets.len() + shelf.ordered;
             let low = have * 2 < shelf.target || have < asked;
             // A request is served even when all stocks together are full.
-            let count = (shelf.target.max(asked)).saturating_sub(have);
-            let count = count.min(DESCRIPTORS_MAX).min(room.max(asked));
-            if !low || count == 0 || shelf.ordered > 0 {
+            let wanted = (shelf.target.max(asked)).saturating_sub(have);
+            let count = wanted.min(DESCRIPTORS_MAX).min(room.max(asked));
+            if !low || shelf.ordered > 0 {
+                continue;
+            }
+            if count < wanted.min(DESCRIPTORS_MAX) {
+                limits::STOCK.reached();
+            }
+            if count == 0 {
                 continue;
             }
             room = room.saturating_sub(count);

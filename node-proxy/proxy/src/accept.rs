@@ -26,7 +26,7 @@ use weft_types::address::canonical;
 
 use crate::pods::Pod;
 use crate::worker::Worker;
-use crate::{inbound, outbound, passthrough, socket};
+use crate::{inbound, limits, outbound, passthrough, socket};
 
 /// Connections taken at once before the others of this thread get their turn.
 const BATCH_MAX: usize = 16;
@@ -141,15 +141,12 @@ fn serve(worker: &Rc<Worker>, pod: &Arc<Pod>, side: Side, stream: OwnedFd, peer:
 async fn shed(worker: &Worker, listener: &OwnedFd) {
     worker.spare.borrow_mut().take();
     if let Ok((stream, _)) = accept(listener) {
-        worker.shared.shed.inc();
+        limits::DESCRIPTORS.reached();
         if let Ok(stream) = TcpStream::from_std(stream.into()) {
             socket::reset(stream);
         }
     }
     refill_spare(worker);
-    tracing::warn!(
-        "out of descriptors or memory: connections are reset; raise the limit of open files"
-    );
     tokio::time::sleep(SHED_PAUSE).await;
 }
 

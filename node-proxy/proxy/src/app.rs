@@ -76,7 +76,6 @@ async fn control(options: &Options, log: LogHandle) -> anyhow::Result<()> {
             metrics: Arc::default(),
             access: access.clone(),
         },
-        shed: prometheus_client::metrics::counter::Counter::default(),
         flows: Shutdown::new(),
         background: Shutdown::new(),
     });

@@ -22,9 +22,12 @@ pub(crate) enum Failure {
     /// The outbound listener itself was dialled.
     #[error("no original destination: the mesh's own listener was dialled")]
     NotCaptured,
-    /// The proxy runs out of descriptors or the pod is being removed.
-    #[error("too many connections from one pod are still in their handshake")]
+    /// Peers open connections faster than they show certificates.
+    #[error("too many connections to one pod, or from one address, are still in their handshake")]
     HandshakesFull,
+    /// The application does not accept.
+    #[error("too many connections to one pod still waited for its applications to accept after {} s", .0.as_secs())]
+    DeliveriesFull(Duration),
 
     // Configuration says no, or nothing.
     /// The source pod is not in the configuration.
@@ -227,6 +230,7 @@ impl Failure {
             | Self::Stopped => ResponseFlag::Reset,
             Self::NotCaptured
             | Self::HandshakesFull
+            | Self::DeliveriesFull(_)
             | Self::NoSocket(_)
             | Self::ClientNotStored(_)
             | Self::Local { .. }

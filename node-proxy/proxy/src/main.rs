@@ -17,6 +17,8 @@ mod admission;
 mod connections;
 mod endpoints;
 mod failure;
+mod handshakes;
+mod limits;
 mod names;
 mod pods;
 mod shared;

@@ -17,13 +17,15 @@ use weft_policy::CompiledPolicies;
 use weft_runtime::Shutdown;
 use weft_types::{PodUid, SpiffeId, Workload, WorkloadUid};
 
+use crate::handshakes::Handshakes;
+
 pub(crate) use stock::{Order, Stock};
 
 mod stock;
 
-/// Handshakes of one pod's tunnel listener that may run at once: a thousand clients of one pod at the same moment,
-/// at some 50 KB each, stay below 16 MB; the next one is reset and dials again.
-const HANDSHAKES_MAX: usize = 256;
+/// Deliveries of one pod that may be in handshake at once, a fraction of the kernel's map for them: an application that does not
+/// accept must not take the room of others. A handshake over loopback takes microseconds.
+const DELIVERIES_MAX: usize = weft_ebpf_abi::POD_CLIENTS_MAX as usize;
 
 /// One pod.
 pub(crate) struct Pod {
@@ -35,7 +37,9 @@ pub(crate) struct Pod {
     pub(crate) listeners: Listeners<Arc<OwnedFd>>,
     pub(crate) stock: Arc<Stock>,
     /// Limits peers that have not shown a certificate.
-    pub(crate) handshakes: Arc<Semaphore>,
+    pub(crate) handshakes: Arc<Handshakes>,
+    /// Limits connections that its applications have not accepted.
+    pub(crate) deliveries: Arc<Semaphore>,
     /// Drains: accept no more. Stops: its connections end as well.
     pub(crate) life: Shutdown,
     lease: ArcSwapOption<Lease>,
@@ -223,9 +227,12 @@ impl Pods {
             addresses,
             listeners,
             stock,
-            handshakes: former.as_ref().map_or_else(
-                || Arc::new(Semaphore::new(HANDSHAKES_MAX)),
-                |former| Arc::clone(&former.handshakes),
+            handshakes: former
+                .as_ref()
+                .map_or_else(Arc::default, |former| Arc::clone(&former.handshakes)),
+            deliveries: former.as_ref().map_or_else(
+                || Arc::new(Semaphore::new(DELIVERIES_MAX)),
+                |former| Arc::clone(&former.deliveries),
             ),
             life: former
                 .as_ref()

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use prometheus_client::metrics::counter::Counter;
 use weft_bpf::SocketStorage;
 use weft_config::ProxyConfig;
 use weft_identity::Identities;
@@ -30,8 +29,6 @@ pub(crate) struct Shared {
     pub(crate) affinity: SharedAffinity,
     /// Records and counts.
     pub(crate) telemetry: Telemetry,
-    /// Connections that were reset because descriptors had run out.
-    pub(crate) shed: Counter,
     /// Application connections and accept loops: a drain waits for these.
     pub(crate) flows: Shutdown,
     /// Tunnel drivers and housekeeping: end when the workers end.

@@ -215,7 +215,6 @@ impl Node {
                 metrics: Arc::default(),
                 access: AccessLog::to(out.clone(), AccessFormat::Text),
             },
-            shed: prometheus_client::metrics::counter::Counter::default(),
             flows: Shutdown::new(),
             background,
         });

@@ -21,7 +21,10 @@ const INTERNAL: &[(&str, &[&str])] = &[
     ("weft-telemetry", &["weft-types"]),
     ("weft-k8s-api", &["weft-types"]),
     ("weft-node-api", &["weft-types", "weft-runtime"]),
-    ("weft-config", &["weft-types", "weft-proto", "weft-runtime"]),
+    (
+        "weft-config",
+        &["weft-types", "weft-proto", "weft-runtime", "weft-telemetry"],
+    ),
     (
         "weft-identity",
         &["weft-types", "weft-proto", "weft-runtime"],

@@ -18,6 +18,7 @@ use weft_runtime::{Shutdown, spawn};
 
 use super::Hold;
 use crate::children::Which;
+use crate::limits;
 use crate::netns::Fd;
 
 /// Packets of all peers that may wait for the holder's task, which takes them at once.
@@ -74,7 +75,7 @@ impl Connections {
             Ok(channel) if self.open.len() < CONNECTIONS_MAX => {
                 self.start(shutdown, channel, None);
             }
-            Ok(channel) => warn!(peer = ?channel.peer(), "too many connections to the node socket"),
+            Ok(_) => limits::CONNECTIONS.reached(),
             Err(error) => warn!(%error, "cannot accept on the node socket"),
         }
     }
@@ -108,6 +109,7 @@ impl Connections {
             return;
         };
         if connection.outgoing.try_send(packet).is_err() {
+            limits::OUTGOING.reached();
             warn!(peer = ?connection.peer, "it does not read; closing its connection");
             self.close(number);
         }

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 use weft_node_api::VERSION;
+use weft_runtime::limits_text;
 
 use super::Hold;
 use crate::children::{Mode, Which};
+use crate::limits;
 
 /// The admin socket's answer.
 #[derive(Debug, Serialize)]
@@ -159,6 +161,12 @@ impl Gauges {
                 "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
             );
         }
+        let tasks = weft_runtime::live_tasks();
+        let _ = write!(
+            text,
+            "# HELP weft_tasks Tasks that have not ended.\n# TYPE weft_tasks gauge\nweft_tasks {tasks}\n"
+        );
+        text.push_str(&limits_text(&limits::ALL));
         text
     }
 }

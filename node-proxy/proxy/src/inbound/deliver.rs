@@ -5,15 +5,21 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
+use tokio::sync::{Semaphore, SemaphorePermit};
 use weft_bpf::ClientState;
 use weft_types::ClientAddr;
 
 use crate::failure::Failure;
+use crate::limits;
 use crate::pods::Pod;
 use crate::shared::Shared;
 use crate::socket::{self, Undecided};
 use crate::tunnel::family_of;
+
+/// How long a delivery waits for others of its pod; a connect may take as long.
+const TURN_WAIT: Duration = Duration::from_secs(10);
 
 /// Connects to `to`, an address of the pod's own.
 ///
@@ -28,6 +34,7 @@ pub(crate) async fn deliver(
     let storage = shared.storage().ok_or(Failure::ClientNotStored(
         "the agent has not given its map yet",
     ))?;
+    let _turn = turn(&pod.deliveries, TURN_WAIT).await?;
     let socket = pod
         .stock
         .take(family_of(to.ip()))
@@ -51,5 +58,40 @@ pub(crate) async fn deliver(
             what: "read back the client's address",
             source: std::io::Error::other(error),
         }),
+    }
+}
+
+/// One of the pod's places among deliveries in handshake, given back when dropped. Cancel safe.
+async fn turn(deliveries: &Semaphore, wait: Duration) -> Result<SemaphorePermit<'_>, Failure> {
+    if let Ok(permit) = deliveries.try_acquire() {
+        return Ok(permit);
+    }
+    limits::DELIVERIES.reached();
+    match tokio::time::timeout(wait, deliveries.acquire()).await {
+        Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
+        Err(_) => Err(Failure::DeliveriesFull(wait)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::Semaphore;
+
+    use super::{TURN_WAIT, turn};
+    use crate::failure::Failure;
+
+    #[tokio::test]
+    async fn a_delivery_waits_for_its_turn_and_not_for_ever() {
+        let deliveries = Semaphore::new(1);
+        let first = turn(&deliveries, TURN_WAIT).await.unwrap();
+        let second = turn(&deliveries, TURN_WAIT);
+        tokio::pin!(second);
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop(first);
+        let _second = second.await.unwrap();
+        let third = turn(&deliveries, Duration::ZERO).await;
+        assert!(matches!(third, Err(Failure::DeliveriesFull(_))));
     }
 }

@@ -1,7 +1,7 @@
 //! A tunnel connection from its first byte: TLS with the pod's certificate, then one task for each request.
 //!
-//! Tight for a peer that has not shown a certificate: a bounded number of handshakes for each pod, ten seconds and 40 KiB
-//! for each (`weft-identity`). Those that fail leave one record.
+//! Tight for a peer that has not shown a certificate: a bounded number of handshakes for each pod and each address
+//! (`handshakes`), ten seconds and 40 KiB for each (`weft-identity`). Those that fail leave one record.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -19,6 +19,7 @@ use weft_types::address::canonical;
 use super::TunnelPeer;
 use crate::connections::FirstEnd;
 use crate::failure::Failure;
+use crate::limits;
 use crate::pods::Pod;
 use crate::socket::Undecided;
 use crate::worker::Worker;
@@ -57,8 +58,10 @@ async fn handshake(
     address: SocketAddr,
 ) -> Result<(TunnelServer, TunnelPeer), Failure> {
     let stream = Undecided::new(stream);
-    let permit = Arc::clone(&pod.handshakes).try_acquire_owned();
-    let _permit = permit.map_err(|_| Failure::HandshakesFull)?;
+    let _place = pod.handshakes.begin(address.ip()).ok_or_else(|| {
+        limits::HANDSHAKES.reached();
+        Failure::HandshakesFull
+    })?;
     let dialled = stream.stream().local_addr();
     let dialled = canonical(dialled.map_err(|source| Failure::Local {
         what: "read the address that a peer dialled",

@@ -12,6 +12,8 @@ use tokio::time::Instant;
 use weft_node_api::{DESCRIPTORS_MAX, Family};
 use weft_types::PodUid;
 
+use crate::limits;
+
 /// Sockets kept for a pod that does little: one burst of a browser. 100 pods with both families hold 1600 descriptors.
 const TARGET_MIN: usize = 8;
 /// Sockets kept for a busy pod: at 20 000 connections a second, what is used while an order (about 1 ms) is under way, tenfold.
@@ -86,9 +88,10 @@ impl Stock {
                 arrived.await;
             }
         };
-        tokio::time::timeout(self.wait, arrival)
-            .await
-            .map_err(|_| self.wait)
+        tokio::time::timeout(self.wait, arrival).await.map_err(|_| {
+            limits::SOCKETS.reached();
+            self.wait
+        })
     }
 
     /// Sockets came.
