@@ -7,7 +7,8 @@
 //! ```
 //!
 //! In: wishes and packets. Out: packets and events. A lost connection loses nothing: the next one starts with
-//! every wish again, and ends with SnapshotSent once the agent knows all pods of its node.
+//! every wish again, and ends with SnapshotSent once the agent knows all pods of its node. An agent that has only its memory of
+//! an earlier process ends with LastKnownSent: pods that it does not remember stay held.
 //! Deliberately not here: eBPF, retries of refused pods (the agent's reconcile loop has the reasons and the clock).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -69,6 +70,7 @@ pub struct AgentSide<F> {
     pods: BTreeMap<PodUid, Wish<F>>,
     leaving: BTreeMap<PodUid, u64>,
     maps: Option<F>,
+    last_known: bool,
     complete: bool,
     events: VecDeque<AgentEvent<F>>,
 }
@@ -100,6 +102,7 @@ impl<F: Clone> AgentSide<F> {
             pods: BTreeMap::new(),
             leaving: BTreeMap::new(),
             maps: None,
+            last_known: false,
             complete: false,
             events: VecDeque::new(),
         }
@@ -160,15 +163,22 @@ impl<F: Clone> AgentSide<F> {
         self.maps = Some(sockets);
     }
 
+    /// The pods of an agent's memory have been put, and the controller has not been heard: the holder keeps what it holds besides.
+    pub fn set_last_known(&mut self) {
+        if self.complete || self.last_known {
+            return;
+        }
+        self.last_known = true;
+        self.tell_known();
+    }
+
     /// Every pod of the node has been put: the holder may drop what it holds besides.
     pub fn set_complete(&mut self) {
         if self.complete {
             return;
         }
         self.complete = true;
-        if let Some(link) = self.link.as_mut().filter(|_| self.welcomed) {
-            link.request(Note::Other, Message::SnapshotSent, Vec::new());
-        }
+        self.tell_known();
     }
 
     /// The next packet to send.
@@ -234,9 +244,7 @@ impl<F: Clone> AgentSide<F> {
         for uid in wishes {
             self.send_put(&uid);
         }
-        if let Some(link) = self.link.as_mut().filter(|_| self.complete) {
-            link.request(Note::Other, Message::SnapshotSent, Vec::new());
-        }
+        self.tell_known();
         self.events.push_back(AgentEvent::Connected);
     }
 
@@ -324,6 +332,17 @@ impl<F: Clone> AgentSide<F> {
         {
             self.pods.remove(&uid);
             self.events.push_back(AgentEvent::PodGone { uid });
+        }
+    }
+
+    fn tell_known(&mut self) {
+        let known = match (self.complete, self.last_known) {
+            (true, _) => Message::SnapshotSent,
+            (false, true) => Message::LastKnownSent,
+            (false, false) => return,
+        };
+        if let Some(link) = self.link.as_mut().filter(|_| self.welcomed) {
+            link.request(Note::Other, known, Vec::new());
         }
     }
 

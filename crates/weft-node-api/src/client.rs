@@ -58,6 +58,7 @@ enum AgentWish {
     Put(PodSpec, Fd),
     Remove(PodUid),
     Maps(Fd),
+    LastKnown,
     Complete,
 }
 
@@ -132,6 +133,11 @@ impl AgentClient {
     /// Gives the map of socket storage to holder and proxy.
     pub fn set_maps(&self, sockets: OwnedFd) -> Result<(), Busy> {
         self.send(AgentWish::Maps(Arc::new(sockets)))
+    }
+
+    /// Every pod of an earlier process's memory has been put; nothing else is let go of.
+    pub fn set_last_known(&self) -> Result<(), Busy> {
+        self.send(AgentWish::LastKnown)
     }
 
     /// Every pod of the node has been put.
@@ -316,6 +322,7 @@ impl AgentWish {
             Self::Put(spec, netns) => side.put(spec, netns),
             Self::Remove(uid) => side.remove(&uid),
             Self::Maps(sockets) => side.set_maps(sockets),
+            Self::LastKnown => side.set_last_known(),
             Self::Complete => side.set_complete(),
         }
     }

@@ -158,6 +158,8 @@ struct AgentLink<F> {
     link: Link<F, ()>,
     /// Pods put on this connection.
     named: BTreeSet<PodUid>,
+    /// It has named what it remembers.
+    last_known: bool,
     /// Its snapshot was complete.
     complete: bool,
 }
@@ -242,10 +244,10 @@ impl<F: Clone> Holder<F> {
         self.pods.len()
     }
 
-    /// Whether an agent is connected, and whether it has named every pod.
+    /// Whether an agent is connected, and whether it has named every pod that it can know of.
     pub fn agent_state(&self) -> (bool, bool) {
         match &self.agent {
-            Some(agent) => (true, agent.complete),
+            Some(agent) => (true, agent.complete || agent.last_known),
             None => (false, false),
         }
     }

@@ -222,6 +222,9 @@ pub enum Message {
     },
     /// The sender's view is complete: what was not named on this connection does not exist.
     SnapshotSent,
+    /// agent -> node: what it remembers from before was put. There may be more; only the controller's word, told by
+    /// `SnapshotSent`, lets go of anything.
+    LastKnownSent,
     /// agent -> node -> proxy: the map of socket storage. Descriptor: the map.
     Maps,
     /// node -> proxy: serve this pod. Descriptors: the three listeners.

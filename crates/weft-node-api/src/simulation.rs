@@ -57,6 +57,50 @@ fn listeners_survive_any_two_of_the_three_processes() {
     assert_ne!(world.served_listeners(), before);
 }
 
+#[test]
+fn an_agent_that_remembers_only_some_pods_costs_the_others_nothing() {
+    let mut world = World::new(1);
+    for _ in 0..5 {
+        world.add_pod();
+    }
+    world.settle();
+    let before = world.served_listeners();
+    for _ in 0..20 {
+        world.kill(Process::Agent);
+        world.deliver_all();
+        assert_eq!(world.served_listeners(), before);
+    }
+    world.settle();
+    assert_eq!(world.served_listeners(), before);
+    world.check_settled();
+}
+
+#[test]
+fn a_holder_that_is_started_again_takes_no_pod_from_the_proxy() {
+    // Whoever is faster with the next holder, the agent or the proxy, and however long namespaces take.
+    for seed in 0..200 {
+        let mut world = World::new(seed);
+        for _ in 0..5 {
+            world.add_pod();
+        }
+        world.settle();
+        for _ in 0..5 {
+            world.kill(Process::Node);
+            world.connect();
+            for _ in 0..100 {
+                if world.rng.random_range(0..4) == 0 {
+                    world.finish_job();
+                } else {
+                    world.deliver();
+                }
+            }
+            world.settle();
+        }
+        assert_eq!(world.removals, 0, "seed {seed}");
+        world.check_settled();
+    }
+}
+
 fn run(seed: u64) {
     let mut world = World::new(seed);
     for _ in 0..EVENTS {

@@ -74,6 +74,9 @@ struct Agent {
     client: AgentClient,
     events: mpsc::Receiver<AgentEvent<Fd>>,
     view: Arc<Mutex<Arc<View>>>,
+    /// What is on disk from before has been carried out, or the controller's word.
+    known: bool,
+    /// The controller's word has been carried out.
     complete: bool,
     settled: bool,
 }
@@ -107,6 +110,7 @@ impl Agent {
             client,
             events,
             view: Arc::default(),
+            known: false,
             complete: false,
             settled: false,
         };
@@ -196,7 +200,14 @@ impl Agent {
         }
         let steps = self.roster.reconcile(&set);
         self.carry_out(steps);
-        if !self.complete {
+        if !self.known && set.origin() == Origin::Disk {
+            // The copy on disk may be older than a pod: what it does not name stays captured and held.
+            if let Err(error) = self.client.set_last_known() {
+                warn!(%error, "the holder was not told that the remembered pods are named");
+            }
+        }
+        self.known = true;
+        if !self.complete && set.origin() == Origin::Live {
             self.complete = true;
             // What an earlier agent left pinned and nobody wants any more goes now.
             self.forget_unknown();
@@ -316,7 +327,7 @@ impl Agent {
             .into_iter()
             .map(|(counter, value)| (counter.name(), value));
         let counters = counters.collect();
-        let view = View::of(&self.roster, self.complete, counters);
+        let view = View::of(&self.roster, self.known, counters);
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
     }
 }

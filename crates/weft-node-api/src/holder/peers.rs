@@ -18,6 +18,7 @@ impl<F: Clone> Holder<F> {
         self.agent = Some(AgentLink {
             link,
             named: std::collections::BTreeSet::new(),
+            last_known: false,
             complete: false,
         });
         fits
@@ -85,6 +86,12 @@ impl<F: Clone> Holder<F> {
             } => self.remove_pod(id, &uid, generation),
             Message::Maps => self.new_maps(id, descriptors),
             Message::SnapshotSent => self.agent_complete(id),
+            Message::LastKnownSent => {
+                self.agent_ack(id);
+                if let Some(agent) = &mut self.agent {
+                    agent.last_known = true;
+                }
+            }
             _ => self.agent_nack(id, NackReason::Malformed, "not a request of an agent"),
         }
     }
@@ -173,13 +180,20 @@ impl<F: Clone> Holder<F> {
             proxy.link.request((), message, Vec::new());
             return;
         }
-        if needed && !self.pods.contains_key(&spec.uid) {
-            let pod = Offered {
-                generation,
-                spec: spec.clone(),
-                listeners,
-            };
-            self.pods.insert(spec.uid, Pod::Offered(pod));
+        let uid = spec.uid.clone();
+        let offer = Offered {
+            generation,
+            spec,
+            listeners,
+        };
+        match self.pods.get_mut(&uid) {
+            // The agent was faster, and its request is in work. Until that is done the proxy must hear that it goes on with
+            // what it has: a snapshot without the pod would end its stock and its tunnels.
+            Some(Pod::Preparing { old, .. }) => *old = Some(offer),
+            None if needed => {
+                self.pods.insert(uid, Pod::Offered(offer));
+            }
+            Some(Pod::Offered(_) | Pod::Ready { .. }) | None => {}
         }
     }
 

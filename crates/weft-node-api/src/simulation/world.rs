@@ -67,6 +67,8 @@ pub(super) struct World {
     agent: AgentSide<Fd>,
     agent_base: u64,
     refused: BTreeSet<PodUid>,
+    /// Pods that the agent does not remember; the controller will tell.
+    forgotten: BTreeSet<PodUid>,
     /// Pinned state of the kernel: which listener a pod's traffic is steered to. It survives processes, and holds no socket.
     steered: BTreeMap<PodUid, Weak<Token>>,
 
@@ -78,6 +80,8 @@ pub(super) struct World {
     proxy: ProxySide<Fd>,
     proxy_pid: i32,
     served: BTreeMap<PodUid, Listeners<Fd>>,
+    /// How often the proxy was told to let go of a pod.
+    pub(super) removals: usize,
     maps_seen: bool,
 
     agent_wire: Option<Wire>,
@@ -95,6 +99,7 @@ impl World {
             agent: AgentSide::new(1000),
             agent_base: 1000,
             refused: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             steered: BTreeMap::new(),
             holder: Holder::new(false),
             jobs: Vec::new(),
@@ -103,6 +108,7 @@ impl World {
             proxy: ProxySide::new(),
             proxy_pid: 1,
             served: BTreeMap::new(),
+            removals: 0,
             maps_seen: false,
             agent_wire: None,
             proxy_wire: None,
@@ -146,6 +152,7 @@ impl World {
         let Some(uid) = self.any_pod() else { return };
         self.truth.remove(&uid);
         self.refused.remove(&uid);
+        self.forgotten.remove(&uid);
         self.steered.remove(&uid);
         self.agent.remove(&uid);
     }
@@ -178,6 +185,9 @@ impl World {
 
     /// The controller has told everything: stale steering goes first, then the holder hears that the list is complete.
     pub(super) fn agent_knows_all(&mut self) {
+        for uid in std::mem::take(&mut self.forgotten) {
+            self.put(&uid);
+        }
         let truth = &self.truth;
         self.steered.retain(|uid, _| truth.contains_key(uid));
         self.agent.set_complete();
@@ -365,6 +375,7 @@ impl World {
                     self.served.insert(spec.uid, listeners);
                 }
                 ProxyEvent::PodRemoved { uid, reason } => {
+                    self.removals += 1;
                     let served = self.served.remove(&uid);
                     assert!(served.is_some() || reason == Removal::Gone);
                 }
@@ -393,10 +404,17 @@ impl World {
                 let maps = self.token(Token::Maps);
                 self.agent.set_maps(maps);
                 self.refused.clear();
+                self.forgotten.clear();
+                // Its memory may be older than some pods.
                 let pods: Vec<PodUid> = self.truth.keys().cloned().collect();
                 for uid in pods {
-                    self.put(&uid);
+                    if self.rng.random_range(0..4) > 0 {
+                        self.put(&uid);
+                    } else {
+                        self.forgotten.insert(uid);
+                    }
                 }
+                self.agent.set_last_known();
             }
             Process::Node => {
                 self.break_agent();
@@ -517,9 +535,15 @@ impl World {
             self.agent_knows_all();
             self.retry_refused();
             self.notice_deletions();
-            while self.deliver() || !self.jobs.is_empty() {
-                self.finish_job();
-            }
+            self.deliver_all();
+        }
+    }
+
+    /// Delivers everything, while the controller stays silent.
+    pub(super) fn deliver_all(&mut self) {
+        self.connect();
+        while self.deliver() || !self.jobs.is_empty() {
+            self.finish_job();
         }
     }
 
