@@ -112,7 +112,7 @@ impl Hold {
             }
             Message::AgentGone if self.succession.predecessor == Some(number) => {
                 info!("the old agent has ended; starting ours");
-                self.children.set_mode(Which::Agent, Mode::Run);
+                self.run_agent();
             }
             Message::Ack { .. } | Message::Nack { .. } => {}
             other => warn!(?other, "unexpected packet of another node program"),
@@ -128,7 +128,7 @@ impl Hold {
             if let Some(theirs) = &self.succession.inherited {
                 self.children.end_orphan(theirs, Which::Agent);
             }
-            self.children.set_mode(Which::Agent, Mode::Run);
+            self.run_agent();
             self.end_old_proxy();
         }
         if self.succession.successor == Some(number) {
@@ -156,6 +156,14 @@ impl Hold {
             // From here on its proxy drains; asked twice, it would cut its connections off.
             self.succession.inherited = None;
             self.tell_node(number, Message::ProxyReady, Vec::new());
+        }
+    }
+
+    /// The pins are ours, unless they are a successor's by now: a predecessor may drain for longer than this node served.
+    fn run_agent(&mut self) {
+        let handed_over = self.succession.successor.is_some() || self.succession.complete;
+        if !handed_over && !self.ending {
+            self.children.set_mode(Which::Agent, Mode::Run);
         }
     }
 
