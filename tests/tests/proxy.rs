@@ -19,6 +19,9 @@ use weft_tests::lab::{Builder, TestLab};
 #[path = "proxy/policy.rs"]
 mod policy;
 
+#[path = "proxy/refusal.rs"]
+mod refusal;
+
 #[path = "proxy/service.rs"]
 mod service;
 

@@ -20,6 +20,7 @@ use crate::message::{
     Hello, Incoming, Listeners, Message, NackReason, PodFacts, PodSpec, Removal, Role, VERSION,
     compatible,
 };
+use crate::refusals::{Hearer, NotTaken, RefusalChange, RefusedSet};
 
 /// What the agent has to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,11 @@ pub enum AgentEvent<F> {
         /// Which.
         uid: PodUid,
     },
+    /// Connects to exactly these destinations fail at once. Comes after every reconnect too.
+    Refusals {
+        /// The whole set.
+        set: RefusedSet,
+    },
     /// The holder speaks a version that is not a neighbour of ours.
     Incompatible {
         /// Its words.
@@ -70,6 +76,7 @@ pub struct AgentSide<F> {
     pods: BTreeMap<PodUid, Wish<F>>,
     leaving: BTreeMap<PodUid, u64>,
     maps: Option<F>,
+    refusals: Hearer,
     last_known: bool,
     complete: bool,
     events: VecDeque<AgentEvent<F>>,
@@ -102,6 +109,7 @@ impl<F: Clone> AgentSide<F> {
             pods: BTreeMap::new(),
             leaving: BTreeMap::new(),
             maps: None,
+            refusals: Hearer::default(),
             last_known: false,
             complete: false,
             events: VecDeque::new(),
@@ -118,6 +126,7 @@ impl<F: Clone> AgentSide<F> {
         link.request(Note::Hello, Message::Hello(hello), Vec::new());
         self.link = Some(link);
         self.welcomed = false;
+        self.refusals.restart();
     }
 
     /// The connection is lost.
@@ -214,6 +223,7 @@ impl<F: Clone> AgentSide<F> {
             Message::Nack { of, reason, detail } => self.nacked(of, reason, detail),
             Message::PodReady { of, facts } => self.held(of, facts, descriptors),
             Message::PodGone { uid, generation } => self.gone(id, uid, generation),
+            Message::Refusals(part) => self.refuse(id, &part),
             _ => {
                 if let Some(link) = &mut self.link {
                     link.nack(id, NackReason::Malformed, "not a request to an agent");
@@ -332,6 +342,23 @@ impl<F: Clone> AgentSide<F> {
         {
             self.pods.remove(&uid);
             self.events.push_back(AgentEvent::PodGone { uid });
+        }
+    }
+
+    fn refuse(&mut self, id: u64, part: &RefusalChange) {
+        let first = !self.refusals.has_begun();
+        let taken = self.refusals.take(part);
+        let Some(link) = &mut self.link else { return };
+        match taken {
+            Ok(is_other) => {
+                link.ack(id);
+                // The first set of a connection is told even if it is the same: what the map holds may be another one.
+                if is_other || (first && self.refusals.has_begun()) {
+                    let set = self.refusals.set().clone();
+                    self.events.push_back(AgentEvent::Refusals { set });
+                }
+            }
+            Err(NotTaken(why)) => link.nack(id, NackReason::Malformed, why),
         }
     }
 

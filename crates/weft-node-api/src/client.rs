@@ -20,6 +20,7 @@ use crate::channel::{Channel, ChannelError, connect};
 use crate::link::Outgoing;
 use crate::message::{Family, Incoming, PodSpec};
 use crate::proxy::{ProxyEvent, ProxySide};
+use crate::refusals::RefusedSet;
 
 type Fd = Arc<OwnedFd>;
 
@@ -51,6 +52,7 @@ pub struct AgentClient(mpsc::Sender<AgentWish>);
 enum ProxyWish {
     Sockets(PodUid, Family, usize),
     Keys(Fd),
+    Refuse(RefusedSet),
     Ready,
 }
 
@@ -93,6 +95,11 @@ impl ProxyClient {
     /// Leaves the keys with the holder for the next proxy. The memfd must be sealed (write, shrink, grow, seal).
     pub fn store_keys(&self, memfd: OwnedFd) -> Result<(), Busy> {
         self.send(ProxyWish::Keys(Arc::new(memfd)))
+    }
+
+    /// Wants connects to exactly these destinations, at most [`crate::REFUSALS_MAX`], to fail at once.
+    pub fn refuse(&self, set: RefusedSet) -> Result<(), Busy> {
+        self.send(ProxyWish::Refuse(set))
     }
 
     /// Tells that every pod is served; once.
@@ -311,6 +318,7 @@ impl ProxyWish {
         match self {
             Self::Sockets(uid, family, count) => side.want_sockets(&uid, family, count),
             Self::Keys(memfd) => side.store_keys(memfd),
+            Self::Refuse(set) => side.refuse(set),
             Self::Ready => side.ready(),
         }
     }

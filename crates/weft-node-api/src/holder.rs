@@ -17,6 +17,7 @@
 //! In: packets of agent and proxy, outcomes of work in namespaces. Out: packets and actions.
 //! Deliberately not here: sockets, processes, time.
 
+mod early;
 mod peers;
 mod pods;
 mod takeover;
@@ -28,6 +29,7 @@ use weft_types::PodUid;
 
 use crate::link::{Link, Outgoing};
 use crate::message::{Family, Incoming, Listeners, NackReason, PodFacts, PodSpec, Removal};
+use crate::refusals::{Hearer, RefusedSet, Teller};
 
 /// What the holder's owner has to do. The outcomes come back by the methods named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +121,9 @@ pub struct Holder<F> {
     deferred: Vec<Incoming<F>>,
     /// Pods that this holder let go of, with generation and reason: a proxy that has not heard of it may still offer them.
     let_go: BTreeMap<PodUid, (u64, Removal)>,
+    /// What the proxy wants refused early, and what the agent was told of it.
+    refusals: Hearer,
+    refusals_told: Teller,
     actions: VecDeque<HolderAction<F>>,
 }
 
@@ -155,13 +160,21 @@ struct Pending {
 
 #[derive(Debug)]
 struct AgentLink<F> {
-    link: Link<F, ()>,
+    link: Link<F, AgentNote>,
     /// Pods put on this connection.
     named: BTreeSet<PodUid>,
     /// It has named what it remembers.
     last_known: bool,
     /// Its snapshot was complete.
     complete: bool,
+}
+
+/// What a request to the agent was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AgentNote {
+    PodGone,
+    /// A part of a change of refusals; `true` is its last.
+    Refusals(bool),
 }
 
 #[derive(Debug)]
@@ -194,6 +207,8 @@ impl<F: Clone> Holder<F> {
             awaiting_offers: proxy_lives,
             deferred: Vec::new(),
             let_go: BTreeMap::new(),
+            refusals: Hearer::default(),
+            refusals_told: Teller::default(),
             actions: VecDeque::new(),
         }
     }
@@ -237,6 +252,11 @@ impl<F: Clone> Holder<F> {
             Pod::Offered(offered) => Some((uid, offered.spec.netns.as_path())),
             Pod::Preparing { .. } | Pod::Ready { .. } => None,
         })
+    }
+
+    /// Destinations whose connects fail at once, as the proxy wants it.
+    pub fn refusals(&self) -> &RefusedSet {
+        self.refusals.set()
     }
 
     /// How many pods are known in any state.

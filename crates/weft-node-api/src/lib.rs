@@ -15,6 +15,7 @@ mod holder;
 mod link;
 mod message;
 mod proxy;
+mod refusals;
 
 pub use agent::{AgentEvent, AgentSide};
 pub use channel::{Acceptor, Channel, ChannelError, Peer, bind, connect};
@@ -26,6 +27,7 @@ pub use message::{
     PodSpec, Removal, Role, VERSION, compatible,
 };
 pub use proxy::{ProxyEvent, ProxySide};
+pub use refusals::{REFUSALS_MAX, RefusalChange, Refused, RefusedSet};
 
 #[cfg(test)]
 mod simulation;

@@ -10,6 +10,7 @@
 //!   SnapshotSent ------------>  | <-- StoreKeys [memfd], Ready
 //!   RemovePod --------------->  |   RemovePod ------------>
 //!   <---------------- PodGone   | <-- WantSockets ;  Sockets [1..64] -->
+//!   <--------------- Refusals   | <-- Refusals                  (the whole set first, then what differs)
 //!
 //! new node                    old node
 //!   Hello(node) ------------->
@@ -31,13 +32,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use weft_types::PodUid;
 
+use crate::refusals::RefusalChange;
+
 /// Version of this protocol.
 pub const VERSION: u32 = 1;
 
 /// Descriptors in one packet. The kernel's own limit is 253 (SCM_MAX_FD).
 pub const DESCRIPTORS_MAX: usize = 64;
 
-/// Bytes of one packet. The largest is a pod with all its names and addresses, about 2 KiB.
+/// Bytes of one packet. The largest is a full part of refusals, below 32 KiB; a pod with all its names and addresses takes about 2 KiB.
 pub const PACKET_MAX: usize = 64 * 1024;
 
 /// Whether two versions can talk: the same, or neighbours.
@@ -257,6 +260,8 @@ pub enum Message {
     Keys,
     /// proxy -> node: it serves.
     Ready,
+    /// proxy -> node -> agent: connects to these destinations fail at once. One part of a change.
+    Refusals(RefusalChange),
     /// proxy -> node, after a node restart: it still serves this pod. Descriptors: the three listeners.
     Offer {
         /// Revision.

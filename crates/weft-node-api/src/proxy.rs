@@ -19,6 +19,7 @@ use crate::message::{
     DESCRIPTORS_MAX, Family, Hello, Incoming, Listeners, Message, NackReason, PodFacts, PodSpec,
     Removal, Role, VERSION, compatible,
 };
+use crate::refusals::{RefusedSet, Teller};
 
 /// What the proxy has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +87,7 @@ pub struct ProxySide<F> {
     named: BTreeSet<PodUid>,
     wanted: BTreeMap<(PodUid, Family), usize>,
     keys: Option<F>,
+    refusals: Teller,
     ready: bool,
     events: VecDeque<ProxyEvent<F>>,
 }
@@ -104,6 +106,8 @@ enum Note {
     Offer,
     OffersSent,
     Want(PodUid, Family),
+    /// A part of a change of refusals; `true` is its last.
+    Refusals(bool),
     Other,
 }
 
@@ -117,6 +121,7 @@ impl<F: Clone> ProxySide<F> {
             named: BTreeSet::new(),
             wanted: BTreeMap::new(),
             keys: None,
+            refusals: Teller::default(),
             ready: false,
             events: VecDeque::new(),
         }
@@ -133,6 +138,7 @@ impl<F: Clone> ProxySide<F> {
         self.link = Some(link);
         self.synced = false;
         self.named.clear();
+        self.refusals.restart();
     }
 
     /// The connection is lost; what is served goes on.
@@ -163,7 +169,13 @@ impl<F: Clone> ProxySide<F> {
         self.keys = Some(memfd);
     }
 
-    /// Tells that every pod is served.
+    /// Wants connects to these destinations, at most [`crate::REFUSALS_MAX`], to fail at once; replaces an earlier set.
+    pub fn refuse(&mut self, set: RefusedSet) {
+        self.refusals.want(set);
+        self.tell_refusals();
+    }
+
+    /// Tells that every pod is served. The refusals that are known by then are told before.
     pub fn ready(&mut self) {
         if let Some(link) = self.link.as_mut().filter(|_| self.synced) {
             link.request(Note::Other, Message::Ready, Vec::new());
@@ -237,8 +249,10 @@ impl<F: Clone> ProxySide<F> {
     }
 
     fn acked(&mut self, of: u64) {
-        if let Some(link) = &mut self.link {
-            link.answered(of);
+        let note = self.link.as_mut().and_then(|link| link.answered(of));
+        if let Some(Note::Refusals(true)) = note {
+            self.refusals.acknowledged();
+            self.tell_refusals();
         }
     }
 
@@ -254,6 +268,7 @@ impl<F: Clone> ProxySide<F> {
                     detail: format!("{detail} ({reason:?})"),
                 });
             }
+            Some(Note::Refusals(_)) => self.refusals.refused(),
             // A refused offer is followed by Pod or RemovePod; the rest is repeated at the next connection.
             Some(Note::Offer | Note::OffersSent | Note::Other) | None => {}
         }
@@ -359,8 +374,21 @@ impl<F: Clone> ProxySide<F> {
         for ((uid, family), count) in wanted {
             self.send_want(&uid, family, count);
         }
+        self.tell_refusals();
         if self.ready {
             self.ready();
+        }
+    }
+
+    fn tell_refusals(&mut self) {
+        let Some(link) = self.link.as_mut().filter(|_| self.synced) else {
+            return;
+        };
+        let parts = self.refusals.parts();
+        let count = parts.len();
+        for (index, part) in parts.into_iter().enumerate() {
+            let part = Message::Refusals(part);
+            link.request(Note::Refusals(index + 1 == count), part, Vec::new());
         }
     }
 

@@ -1,5 +1,5 @@
 //! Deterministic simulation of agent, holder and proxy: random interleavings of pods that come and go, lost connections,
-//! killed processes and deleted namespaces, each replayable by its seed.
+//! killed processes, deleted namespaces and refusals, with peers of an older version now and then; each replayable by its seed.
 //!
 //! Descriptors are counted tokens. After every run chaos ends, everything is delivered, and all three must agree.
 
@@ -103,6 +103,7 @@ fn a_holder_that_is_started_again_takes_no_pod_from_the_proxy() {
 
 fn run(seed: u64) {
     let mut world = World::new(seed);
+    world.choose_versions();
     for _ in 0..EVENTS {
         step(&mut world);
         world.check_always();
@@ -135,6 +136,7 @@ fn step(world: &mut World) {
         55..62 => world.finish_job(),
         62..65 => world.retry_refused(),
         65..66 => world.give_up_offers(),
+        66..69 => world.change_refusals(),
         _ => {
             world.deliver();
         }

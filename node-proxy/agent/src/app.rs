@@ -24,6 +24,7 @@ use crate::limits::Watch;
 use crate::metrics;
 use crate::netns::open_netns;
 use crate::pod_capture::pod_capture;
+use crate::refusals::Refusals;
 use crate::roster::{Roster, Step};
 use crate::view::{ConfigView, View, current};
 
@@ -69,6 +70,7 @@ pub(crate) async fn run(options: Options, log: LogHandle) -> Outcome {
 struct Agent {
     roster: Roster,
     capture: Capture,
+    refusals: Refusals,
     limits: Watch,
     enrollments: Enrollments,
     client: AgentClient,
@@ -104,6 +106,7 @@ impl Agent {
             .map_err(|error| Outcome::Failed(error.to_string()))?;
         let agent = Self {
             roster: Roster::new(PodIds::open(&options.common.state_dir)),
+            refusals: Refusals::left_by(&capture),
             limits: Watch::default(),
             capture,
             enrollments,
@@ -234,6 +237,7 @@ impl Agent {
                 let step = self.roster.netns_gone(&uid, Instant::now());
                 self.carry_out(step);
             }
+            AgentEvent::Refusals { set } => self.refusals.want(set, &self.capture),
             AgentEvent::Incompatible { detail } => {
                 warn!(
                     detail,
@@ -327,7 +331,7 @@ impl Agent {
             .into_iter()
             .map(|(counter, value)| (counter.name(), value));
         let counters = counters.collect();
-        let view = View::of(&self.roster, self.known, counters);
+        let view = View::of(&self.roster, self.known, counters, &self.refusals);
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
     }
 }
@@ -339,6 +343,7 @@ fn answer(request: &Request, view: &View, enrollments: &Enrollments, log: &LogHa
     };
     match request.path.as_str() {
         "/pods" => json(serde_json::to_vec(&view.pods)),
+        "/refusals" => json(serde_json::to_vec(&view.refusals)),
         "/counters" => json(serde_json::to_vec(&view.counters)),
         "/config" => json(serde_json::to_vec(&ConfigView::from(enrollments.status()))),
         "/logging" => logging(request, log),

@@ -10,6 +10,7 @@ mod metrics;
 mod netns;
 mod pod_capture;
 mod privileges;
+mod refusals;
 mod roster;
 mod seccomp;
 mod view;

@@ -22,6 +22,11 @@ pub(crate) fn all(view: &Arc<Mutex<Arc<View>>>, enrollments: Enrollments) -> Met
     metrics.read_gauges(name("weft_agent_pods", help, "state"), move || {
         current(&pods).pods_by_state()
     });
+    let refusals = Arc::clone(view);
+    let help = "Destinations without endpoint: connects to those in force fail at once, to those omitted after they succeeded";
+    metrics.read_gauges(name("weft_agent_refusals", help, "state"), move || {
+        current(&refusals).refusals_by_state()
+    });
     let events = Arc::clone(view);
     let help = "What the eBPF programs did; refused_known counts connects that failed at once";
     metrics.read_counters(name("weft_capture_events", help, "event"), move || {

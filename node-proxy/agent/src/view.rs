@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use weft_config::{ConfigStatus, Connection};
+use weft_node_api::RefusedSet;
 
+use crate::refusals::Refusals;
 use crate::roster::{Pod, Roster, State};
 
 /// One pod as `/pods` lists it.
@@ -37,15 +39,35 @@ pub(crate) struct View {
     pub(crate) pods: Vec<PodView>,
     /// Counters of the eBPF programs, by name.
     pub(crate) counters: Vec<(&'static str, u64)>,
+    /// Destinations whose connects fail at once, and how many more should.
+    pub(crate) refusals: RefusalsView,
+}
+
+/// Early refusals as `/refusals` lists them.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct RefusalsView {
+    /// Address and port, 0 for all ports.
+    in_force: RefusedSet,
+    /// There was no room for these.
+    omitted: usize,
 }
 
 impl View {
     /// A picture of the roster.
-    pub(crate) fn of(roster: &Roster, complete: bool, counters: Vec<(&'static str, u64)>) -> Self {
+    pub(crate) fn of(
+        roster: &Roster,
+        complete: bool,
+        counters: Vec<(&'static str, u64)>,
+        refusals: &Refusals,
+    ) -> Self {
         Self {
             complete,
             pods: roster.pods().values().map(PodView::of).collect(),
             counters,
+            refusals: RefusalsView {
+                in_force: refusals.in_force().clone(),
+                omitted: refusals.omitted(),
+            },
         }
     }
 
@@ -57,6 +79,14 @@ impl View {
                 (state, count as u64)
             })
             .into()
+    }
+
+    /// How many destinations are refused early, and how many there is no room for.
+    pub(crate) fn refusals_by_state(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("in_force", self.refusals.in_force.len() as u64),
+            ("omitted", self.refusals.omitted as u64),
+        ]
     }
 }
 

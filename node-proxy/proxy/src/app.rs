@@ -23,6 +23,7 @@ use crate::holder::Holder;
 use crate::keys;
 use crate::pods::Pods;
 use crate::readiness::{Need, Readiness};
+use crate::refusals;
 use crate::serve::Workers;
 use crate::shared::Shared;
 
@@ -76,6 +77,7 @@ async fn control(options: &Options, log: LogHandle) -> anyhow::Result<()> {
             metrics: Arc::default(),
             access: access.clone(),
         },
+        refusals_omitted: prometheus_client::metrics::gauge::Gauge::default(),
         flows: Shutdown::new(),
         background: Shutdown::new(),
     });
@@ -101,6 +103,8 @@ async fn control(options: &Options, log: LogHandle) -> anyhow::Result<()> {
     until_stop(&control, "holder", holder.run());
     let keys = keys::export_on_change(shared.identities.clone(), client.clone());
     until_stop(&control, "keys", keys);
+    let refusals = refusals::follow(Arc::clone(&shared), client.clone());
+    until_stop(&control, "refusals", refusals);
     let follow = follow(Arc::clone(&shared), readiness.clone());
     until_stop(&control, "follow-config", follow);
     until_stop(&control, "ready", announce(readiness, client));

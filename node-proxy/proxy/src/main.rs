@@ -33,6 +33,7 @@ mod app;
 mod holder;
 mod keys;
 mod readiness;
+mod refusals;
 mod serve;
 
 use weft_runtime::{exit_config, parse_or_exit};

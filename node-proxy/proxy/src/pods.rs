@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use weft_config::Snapshot;
 use weft_identity::{Identities, Lease};
 use weft_node_api::{Family, Listeners, PodFacts, PodSpec};
@@ -75,6 +75,8 @@ pub(crate) struct Pods {
     table: ArcSwap<Table>,
     /// Held while a new table is made from the old one.
     writing: Mutex<()>,
+    /// Tells of every new table.
+    changes: watch::Sender<()>,
     orders: mpsc::UnboundedSender<Order>,
 }
 
@@ -182,6 +184,7 @@ impl Pods {
         Self {
             table: ArcSwap::default(),
             writing: Mutex::default(),
+            changes: watch::Sender::new(()),
             orders,
         }
     }
@@ -189,6 +192,11 @@ impl Pods {
     /// The current table, to be kept as long as a decision takes.
     pub(crate) fn table(&self) -> arc_swap::Guard<Arc<Table>> {
         self.table.load()
+    }
+
+    /// Tells of every new table; slow readers see the last one only.
+    pub(crate) fn changed(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Adds a pod, or replaces its listeners: stock, identity and connections of the former one go on.
@@ -246,7 +254,7 @@ impl Pods {
         table
             .by_workload
             .insert(pod.workload_uid(), Arc::clone(&pod));
-        self.table.store(Arc::new(table));
+        self.publish(table);
         pod
     }
 
@@ -257,7 +265,7 @@ impl Pods {
         let gone = table.by_uid.remove(uid)?;
         // A successor of the same name may already stand there.
         table.by_workload.retain(|_, pod| pod.spec.uid != *uid);
-        self.table.store(Arc::new(table));
+        self.publish(table);
         gone.stock.close();
         Some(gone)
     }
@@ -280,11 +288,16 @@ impl Pods {
                 .iter()
                 .map(|pod| (pod.workload_uid(), Arc::clone(pod)))
                 .collect();
-            self.table.store(Arc::new(Table {
+            self.publish(Table {
                 by_uid: table.by_uid.clone(),
                 by_workload,
-            }));
+            });
         }
+    }
+
+    fn publish(&self, table: Table) {
+        self.table.store(Arc::new(table));
+        self.changes.send_replace(());
     }
 
     fn writing(&self) -> MutexGuard<'_, ()> {

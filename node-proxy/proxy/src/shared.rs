@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use prometheus_client::metrics::gauge::Gauge;
 use weft_bpf::SocketStorage;
 use weft_config::ProxyConfig;
 use weft_identity::Identities;
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) affinity: SharedAffinity,
     /// Records and counts.
     pub(crate) telemetry: Telemetry,
+    /// Destinations that should be refused at connect and are not, for want of room.
+    pub(crate) refusals_omitted: Gauge,
     /// Application connections and accept loops: a drain waits for these.
     pub(crate) flows: Shutdown,
     /// Tunnel drivers and housekeeping: end when the workers end.

@@ -215,6 +215,7 @@ impl Node {
                 metrics: Arc::default(),
                 access: AccessLog::to(out.clone(), AccessFormat::Text),
             },
+            refusals_omitted: prometheus_client::metrics::gauge::Gauge::default(),
             flows: Shutdown::new(),
             background,
         });

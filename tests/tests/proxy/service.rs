@@ -16,7 +16,7 @@ spec: {clusterIP: 10.96.9.9, clusterIPs: [10.96.9.9, 'fd00:10:96::99'], ipFamili
 
 const CALLS: usize = 40;
 
-fn any_8080() -> SocketAddr {
+pub(super) fn any_8080() -> SocketAddr {
     let any = if has_ipv6() {
         "[::]:8080"
     } else {

@@ -21,6 +21,10 @@ impl<F: Clone> Holder<F> {
             last_known: false,
             complete: false,
         });
+        if fits {
+            self.refusals_told.restart();
+            self.tell_refusals();
+        }
         fits
     }
 
@@ -34,6 +38,7 @@ impl<F: Clone> Holder<F> {
     /// A proxy connected and greeted with packet `id`. False: as for the agent.
     pub fn proxy_connected(&mut self, id: u64, hello: &Hello, pid: i32) -> bool {
         self.proxy = None;
+        self.refusals.restart();
         let mut link = Link::new();
         let fits = greet(&mut link, id, hello);
         self.proxy = Some(ProxyLink {
@@ -76,9 +81,12 @@ impl<F: Clone> Holder<F> {
         } = packet;
         match message {
             Message::Ack { of } | Message::Nack { of, .. } => {
-                if let Some(agent) = &mut self.agent {
-                    agent.link.answered(of);
-                }
+                let taken = matches!(message, Message::Ack { .. });
+                let note = self
+                    .agent
+                    .as_mut()
+                    .and_then(|agent| agent.link.answered(of));
+                self.agent_answered(note, taken);
             }
             Message::PutPod { generation, spec } => self.put_pod(id, generation, spec, descriptors),
             Message::RemovePod {
@@ -117,11 +125,13 @@ impl<F: Clone> Holder<F> {
             }
             Message::WantSockets { uid, family, count } => self.wanted(id, uid, family, count),
             Message::StoreKeys => self.store_keys(id, descriptors),
+            Message::Refusals(part) => self.refuse(id, &part),
             Message::Ready => {
                 if let Some(proxy) = &mut self.proxy {
                     proxy.ready = true;
                     proxy.link.ack(id);
                 }
+                self.proxy_serves();
                 self.actions.push_back(HolderAction::ProxyReady);
             }
             _ => self.proxy_nack(id, NackReason::Malformed, "not a request of a proxy"),
@@ -327,20 +337,20 @@ impl<F: Clone> Holder<F> {
         }
     }
 
-    fn proxy_ack(&mut self, id: u64) {
+    pub(super) fn proxy_ack(&mut self, id: u64) {
         if let Some(proxy) = &mut self.proxy {
             proxy.link.ack(id);
         }
     }
 
-    fn proxy_nack(&mut self, id: u64, reason: NackReason, detail: &str) {
+    pub(super) fn proxy_nack(&mut self, id: u64, reason: NackReason, detail: &str) {
         if let Some(proxy) = &mut self.proxy {
             proxy.link.nack(id, reason, detail);
         }
     }
 }
 
-fn greet<F>(link: &mut Link<F, ()>, id: u64, hello: &Hello) -> bool {
+fn greet<F, N>(link: &mut Link<F, N>, id: u64, hello: &Hello) -> bool {
     if compatible(VERSION, hello.version) {
         link.tell(Message::Welcome { version: VERSION }, Vec::new());
         return true;

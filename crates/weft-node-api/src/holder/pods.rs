@@ -2,7 +2,7 @@
 
 use weft_types::PodUid;
 
-use super::{Held, Holder, HolderAction, Offered, Pending, Pod, Refusal};
+use super::{AgentNote, Held, Holder, HolderAction, Offered, Pending, Pod, Refusal};
 use crate::message::{Incoming, Listeners, Message, NackReason, PodFacts, PodSpec, Removal};
 
 impl<F: Clone> Holder<F> {
@@ -68,7 +68,7 @@ impl<F: Clone> Holder<F> {
                 uid: uid.clone(),
                 generation,
             };
-            agent.link.request((), message, Vec::new());
+            agent.link.request(AgentNote::PodGone, message, Vec::new());
         }
     }
 

@@ -1,5 +1,7 @@
 //! The world of the simulation: three state machines, the wires between them, namespaces, and a model of each program.
 
+mod refusals;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::{Rc, Weak};
 
@@ -15,6 +17,7 @@ use crate::message::{
     Family, Incoming, Listeners, Message, NackReason, PodFacts, PodSpec, Removal,
 };
 use crate::proxy::{ProxyEvent, ProxySide};
+use refusals::Refusals;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Token {
@@ -84,6 +87,8 @@ pub(super) struct World {
     pub(super) removals: usize,
     maps_seen: bool,
 
+    refusals: Refusals,
+
     agent_wire: Option<Wire>,
     proxy_wire: Option<Wire>,
 }
@@ -110,6 +115,7 @@ impl World {
             served: BTreeMap::new(),
             removals: 0,
             maps_seen: false,
+            refusals: Refusals::default(),
             agent_wire: None,
             proxy_wire: None,
         };
@@ -234,6 +240,7 @@ impl World {
                 AgentEvent::PodRemoved { uid } => {
                     assert!(!self.truth.contains_key(&uid), "a living pod was removed");
                 }
+                AgentEvent::Refusals { set } => self.refuse_in_kernel(set),
                 AgentEvent::Connected => {}
                 AgentEvent::Incompatible { detail } => panic!("{detail}"),
             }
@@ -430,6 +437,7 @@ impl World {
                 self.proxy_pid += 1;
                 self.served.clear();
                 self.maps_seen = false;
+                self.forget_refusals();
                 self.proxy.ready();
                 self.holder.offers_over();
                 self.act();
@@ -503,16 +511,22 @@ impl World {
         let Some(wire) = wire else { return false };
         let upward = direction.is_multiple_of(2);
         let queue = if upward { &mut wire.up } else { &mut wire.down };
-        let Some(packet) = queue.pop_front() else {
+        let Some(mut packet) = queue.pop_front() else {
             return false;
         };
+        let reader = match (to_agent_side, upward) {
+            (_, true) => Process::Node,
+            (true, false) => Process::Agent,
+            (false, false) => Process::Proxy,
+        };
+        packet.message = self.as_read_by(reader, packet.message);
         match (to_agent_side, upward, &packet.message) {
             (true, true, Message::Hello(hello)) => {
-                wire.greeted = true;
+                greeted(&mut self.agent_wire);
                 assert!(self.holder.agent_connected(packet.id, hello));
             }
             (false, true, Message::Hello(hello)) => {
-                wire.greeted = true;
+                greeted(&mut self.proxy_wire);
                 assert!(
                     self.holder
                         .proxy_connected(packet.id, hello, self.proxy_pid)
@@ -562,6 +576,7 @@ impl World {
         let ids: Vec<u32> = self.holder.held().map(|held| held.spec.id).collect();
         let unique: BTreeSet<u32> = ids.iter().copied().collect();
         assert_eq!(ids.len(), unique.len(), "two pods with one number");
+        self.check_refusals_always();
     }
 
     pub(super) fn check_settled(&self) {
@@ -611,6 +626,7 @@ impl World {
         assert_eq!(self.holder.agent_oldest_unanswered(), None);
         assert_eq!(self.holder.proxy_oldest_unanswered(), None);
         assert!(self.maps_seen && self.proxy.is_synced());
+        self.check_refusals_settled();
         self.check_leaks(living.len());
     }
 
@@ -630,6 +646,12 @@ impl World {
         );
         assert!(count(|t| matches!(t, Token::Maps)) <= 1, "maps leak");
         assert!(count(|t| matches!(t, Token::Keys)) <= 2, "keys leak");
+    }
+}
+
+fn greeted(wire: &mut Option<Wire>) {
+    if let Some(wire) = wire {
+        wire.greeted = true;
     }
 }
 

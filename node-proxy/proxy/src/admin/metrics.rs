@@ -20,6 +20,11 @@ pub(super) fn all(shared: &Arc<Shared>) -> Metrics {
     registry.register_collector(Box::new(Arc::clone(&shared.telemetry.metrics)));
     let config = Arc::clone(shared);
     registry.register_collector(Box::new(StreamMetrics::new(move || config.config.status())));
+    registry.register(
+        "weft_refusals_omitted",
+        "Destinations without endpoint that are refused after the connect, because the map of early refusals is full",
+        shared.refusals_omitted.clone(),
+    );
     shared.telemetry.access.register(registry);
     metrics
 }
