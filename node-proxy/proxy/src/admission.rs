@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use weft_config::Snapshot;
 use weft_policy::{Connection, Reason, Verdict};
-use weft_types::{GatewayAddress, GatewayDestination, SpiffeId, Workload};
+use weft_types::{GatewayAddress, GatewayDestination, PolicyName, SpiffeId, Workload};
 
 use crate::failure::Denial;
 use crate::names::target_port;
@@ -57,6 +57,15 @@ pub(crate) struct Admission {
     pub(crate) source: Option<Arc<Workload>>,
     /// The workload that is called.
     pub(crate) destination: Arc<Workload>,
+    /// It passes, and would not if policies that are only tried out were enforced.
+    pub(crate) dry_run: Option<DryRun>,
+}
+
+/// What a policy that is only tried out would refuse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DryRun {
+    /// The DENY policy that matches; without one, no ALLOW policy does.
+    pub(crate) policy: Option<PolicyName>,
 }
 
 impl Via {
@@ -101,23 +110,23 @@ pub(crate) fn decide(snapshot: &Snapshot, arrival: &Arrival) -> Decision {
     }
     // Only a caller whose identity was verified can be a waypoint.
     let caller = source.filter(|_| arrival.via.identity().is_some());
-    match passed_waypoint(
+    let dry_run = match passed_waypoint(
         snapshot,
         workload,
         arrival.destination.port(),
         caller.map(|c| &**c),
     ) {
         Err(denial) => return Decision::Deny(denial),
-        Ok(true) => {}
-        Ok(false) => {
-            if let Some(refused) = by_policy(snapshot, workload, arrival) {
-                return refused;
-            }
-        }
-    }
+        Ok(true) => None,
+        Ok(false) => match by_policy(snapshot, workload, arrival) {
+            Ok(dry_run) => dry_run,
+            Err(refused) => return refused,
+        },
+    };
     Decision::Admit(Admission {
         source: source.cloned(),
         destination: Arc::clone(workload),
+        dry_run,
     })
 }
 
@@ -173,7 +182,12 @@ fn is_behind(snapshot: &Snapshot, gateway: &GatewayAddress, workload: &Workload)
     }
 }
 
-fn by_policy(snapshot: &Snapshot, workload: &Arc<Workload>, arrival: &Arrival) -> Option<Decision> {
+/// Refused, not yet known, or admitted: with what policies that are only tried out say otherwise.
+fn by_policy(
+    snapshot: &Snapshot,
+    workload: &Arc<Workload>,
+    arrival: &Arrival,
+) -> Result<Option<DryRun>, Decision> {
     let policies = arrival.pod.policies(snapshot, workload);
     let connection = Connection {
         source_identity: arrival.via.identity(),
@@ -184,10 +198,17 @@ fn by_policy(snapshot: &Snapshot, workload: &Arc<Workload>, arrival: &Arrival) -
     let decision = policies.authorize(&connection);
     let policy = |reason: &Reason<'_>| reason.policy().cloned();
     match (decision.verdict, &decision.reason) {
-        (Verdict::Allow, _) => None,
-        (_, Reason::Missing(name)) => Some(Decision::Hold(Denial::MissingPolicy((*name).clone()))),
-        (_, Reason::Broken(name)) => Some(Decision::Deny(Denial::BrokenPolicy((*name).clone()))),
-        (_, reason) => Some(Decision::Deny(
+        (Verdict::Allow, _) => {
+            let denied = decision
+                .dry_run
+                .filter(|tried| tried.verdict == Verdict::Deny);
+            Ok(denied.map(|tried| DryRun {
+                policy: policy(&tried.reason),
+            }))
+        }
+        (_, Reason::Missing(name)) => Err(Decision::Hold(Denial::MissingPolicy((*name).clone()))),
+        (_, Reason::Broken(name)) => Err(Decision::Deny(Denial::BrokenPolicy((*name).clone()))),
+        (_, reason) => Err(Decision::Deny(
             policy(reason).map_or(Denial::NotAllowed, Denial::ByPolicy),
         )),
     }

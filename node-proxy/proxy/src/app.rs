@@ -78,6 +78,7 @@ async fn control(options: &Options, log: LogHandle) -> anyhow::Result<()> {
             access: access.clone(),
         },
         refusals_omitted: prometheus_client::metrics::gauge::Gauge::default(),
+        dry_runs: prometheus_client::metrics::family::Family::default(),
         flows: Shutdown::new(),
         background: Shutdown::new(),
     });

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use weft_bpf::SocketStorage;
 use weft_config::ProxyConfig;
@@ -32,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Telemetry,
     /// Destinations that should be refused at connect and are not, for want of room.
     pub(crate) refusals_omitted: Gauge,
+    /// Connections that passed and would not if policies that are only tried out were enforced, by policy.
+    pub(crate) dry_runs: Family<Vec<(&'static str, String)>, Counter>,
     /// Application connections and accept loops: a drain waits for these.
     pub(crate) flows: Shutdown,
     /// Tunnel drivers and housekeeping: end when the workers end.

@@ -216,6 +216,7 @@ impl Node {
                 access: AccessLog::to(out.clone(), AccessFormat::Text),
             },
             refusals_omitted: prometheus_client::metrics::gauge::Gauge::default(),
+            dry_runs: prometheus_client::metrics::family::Family::default(),
             flows: Shutdown::new(),
             background,
         });

@@ -25,6 +25,11 @@ pub(super) fn all(shared: &Arc<Shared>) -> Metrics {
         "Destinations without endpoint that are refused after the connect, because the map of early refusals is full",
         shared.refusals_omitted.clone(),
     );
+    registry.register(
+        "weft_dry_run_denials",
+        "Connections that passed and that a dry-run policy would refuse; without a policy: that no ALLOW policy would match",
+        shared.dry_runs.clone(),
+    );
     shared.telemetry.access.register(registry);
     metrics
 }

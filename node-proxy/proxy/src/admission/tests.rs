@@ -125,6 +125,44 @@ fn a_pod_that_configuration_does_not_know_is_never_open() {
 }
 
 #[test]
+fn a_policy_that_is_only_tried_out_refuses_nobody_and_says_whom_it_would() {
+    let tried = |name: &str, action, rules| {
+        let mut policy = policy(name, action, rules);
+        policy.dry_run = true;
+        PolicyEntry::Good(Arc::new(policy))
+    };
+    let check = |entries: Vec<PolicyEntry>, account: &str, want: Option<Option<&str>>| {
+        let mut config = config(workload("server", SERVER));
+        for entry in entries {
+            config.put_policy(entry);
+        }
+        let decision = judge(&config.build(), tunnel(account, "10.9.9.9"));
+        let Decision::Admit(admission) = &decision else {
+            panic!("{decision:?}");
+        };
+        let told = admission.dry_run.as_ref().map(|tried| {
+            let policy = tried.policy.as_ref();
+            policy.map(|policy| policy.name.to_string())
+        });
+        let want = want.map(|policy| policy.map(str::to_owned));
+        assert_eq!(told, want, "{account}");
+    };
+    let deny = || tried("deny", Action::Deny, vec![only("evil")]);
+    check(vec![deny()], "client", None);
+    check(vec![deny()], "evil", Some(Some("deny")));
+    let allow = || tried("allow", Action::Allow, vec![only("client")]);
+    check(vec![allow()], "client", None);
+    check(vec![allow()], "evil", Some(None));
+    // Tried out beside one that is enforced.
+    let enforced = || {
+        let allow = policy("enforced", Action::Allow, vec![only("evil")]);
+        PolicyEntry::Good(Arc::new(allow))
+    };
+    check(vec![enforced(), deny()], "evil", Some(Some("deny")));
+    check(vec![enforced(), allow()], "evil", None);
+}
+
+#[test]
 fn allow_policies_admit_the_identity_they_name_and_no_plaintext() {
     let mut config = config(workload("server", SERVER));
     let allow = policy("allow", Action::Allow, vec![only("client")]);

@@ -6,7 +6,7 @@ use weft_config::Snapshot;
 use weft_telemetry::Direction;
 use weft_types::SpiffeId;
 
-use crate::admission::{Admission, Arrival, Decision, decide};
+use crate::admission::{Admission, Arrival, Decision, DryRun, decide};
 use crate::failure::{Denial, Failure};
 use crate::pods::Pod;
 use crate::worker::{Live, Worker};
@@ -33,6 +33,9 @@ pub(crate) async fn authorize(
                 facts.source.workload.clone_from(&admission.source);
                 facts.destination.workload = Some(admission.destination.clone());
             });
+            if let Some(dry_run) = &admission.dry_run {
+                tell_dry_run(worker, &arrival, dry_run);
+            }
             connection.granted(arrival);
             Ok(admission)
         }
@@ -74,6 +77,27 @@ async fn hold(worker: &Worker, arrival: &Arrival, missing: Denial) -> Decision {
         })
         .await;
     found.unwrap_or(Decision::Deny(last))
+}
+
+/// Says and counts, once for a connection, that policies that are only tried out would refuse it.
+fn tell_dry_run(worker: &Worker, arrival: &Arrival, dry_run: &DryRun) {
+    let policy = dry_run.policy.as_ref().map(ToString::to_string);
+    let identity = arrival.via.identity().map(ToString::to_string);
+    let message = if policy.is_some() {
+        "dry run: a DENY policy matches, if it were enforced this connection would be refused"
+    } else {
+        "dry run: no ALLOW policy matches, if they were enforced this connection would be refused"
+    };
+    tracing::info!(
+        policy,
+        identity,
+        source = %arrival.via.address(),
+        destination = %arrival.destination,
+        workload = %arrival.pod.workload_uid(),
+        "{message}"
+    );
+    let label = vec![("policy", policy.unwrap_or_default())];
+    worker.shared.dry_runs.get_or_create(&label).inc();
 }
 
 /// A refused connection is recorded with names as well: that is what the operator looks for.
