@@ -3,6 +3,7 @@
 //! One task owns roster and capture; admin and metrics read published pictures.
 //! Not here: what to do about a pod (`roster`), how it is captured (`capture`).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 use weft_agent::capture::{Capture, CaptureError, CaptureSettings};
 use weft_config::{Enrollments, Origin};
-use weft_node_api::{AgentClient, AgentEvent, Listeners, PodFacts, PodSpec};
+use weft_node_api::{AgentClient, AgentEvent, Listeners, NackReason, PodFacts, PodSpec};
 use weft_runtime::{Request, Response, Shutdown, Signals};
 use weft_telemetry::log::LogHandle;
 use weft_types::PodUid;
@@ -75,6 +76,8 @@ struct Agent {
     enrollments: Enrollments,
     client: AgentClient,
     events: mpsc::Receiver<AgentEvent<Fd>>,
+    /// What the holder made for each pod that it holds for us, for one that stays although it was let go.
+    held: BTreeMap<PodUid, (PodFacts, Listeners<Fd>)>,
     view: Arc<Mutex<Arc<View>>>,
     /// What is on disk from before has been carried out, or the controller's word.
     known: bool,
@@ -112,6 +115,7 @@ impl Agent {
             enrollments,
             client,
             events,
+            held: BTreeMap::new(),
             view: Arc::default(),
             known: false,
             complete: false,
@@ -156,7 +160,7 @@ impl Agent {
         let mut sweep = tokio::time::interval(SWEEP_PERIOD);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let retry = self.roster.next_retry();
+            let due = self.roster.next_due();
             tokio::select! {
                 changed = changes.changed() => {
                     if changed.is_err() {
@@ -169,7 +173,7 @@ impl Agent {
                     Some(event) => self.on_event(event),
                     None => return,
                 },
-                () = until(retry) => {
+                () = until(due) => {
                     let steps = self.roster.due(Instant::now());
                     self.carry_out(steps);
                 }
@@ -201,7 +205,7 @@ impl Agent {
         if set.origin() == Origin::Empty {
             return;
         }
-        let steps = self.roster.reconcile(&set);
+        let steps = self.roster.reconcile(&set, Instant::now());
         self.carry_out(steps);
         if !self.known && set.origin() == Origin::Disk {
             // The copy on disk may be older than a pod: what it does not name stays captured and held.
@@ -227,13 +231,28 @@ impl Agent {
                 uid,
                 facts,
                 listeners,
-            } => self.enrol(&uid, facts, &listeners),
-            AgentEvent::PodRefused { uid, detail, .. } => {
+            } => {
+                if self.roster.knows(&uid) {
+                    let made = (facts.clone(), listeners.clone());
+                    self.held.insert(uid.clone(), made);
+                }
+                self.enrol(&uid, facts, &listeners);
+            }
+            AgentEvent::PodRefused {
+                uid,
+                reason,
+                detail,
+            } => {
                 warn!(pod = %uid, reason = detail, "weft-node cannot hold the pod; it is tried again");
+                if reason == NackReason::WrongNetns {
+                    let steps = self.roster.namespace_is_taken();
+                    self.carry_out(steps);
+                }
                 self.roster.failed(&uid, detail, Instant::now());
             }
             AgentEvent::PodGone { uid } => {
                 info!(pod = %uid, "the pod's network namespace was deleted");
+                self.held.remove(&uid);
                 let step = self.roster.netns_gone(&uid, Instant::now());
                 self.carry_out(step);
             }
@@ -276,8 +295,14 @@ impl Agent {
         for step in steps {
             match step {
                 Step::Hold(spec) => self.hold(spec),
+                Step::Loosen { uid, id } => {
+                    self.loosen(id);
+                    info!(pod = %uid, id, "un-enrolled, tunnels to it still arrive for a while");
+                }
+                Step::Stay(uid) => self.stay(&uid),
                 Step::Release { uid, id } => {
                     self.forget(id);
+                    self.held.remove(&uid);
                     info!(pod = %uid, id, "un-enrolled");
                     if let Err(error) = self.client.remove(&uid) {
                         warn!(%error, pod = %uid, "the holder was not told to let go");
@@ -285,6 +310,16 @@ impl Agent {
                 }
                 Step::Forget { id } => self.forget(id),
             }
+        }
+    }
+
+    fn stay(&mut self, uid: &PodUid) {
+        match self.held.get(uid).cloned() {
+            Some((facts, listeners)) => self.enrol(uid, facts, &listeners),
+            // The holder is being asked for them.
+            None => self
+                .roster
+                .failed(uid, "its sockets are not known".into(), Instant::now()),
         }
     }
 
@@ -302,7 +337,7 @@ impl Agent {
     }
 
     fn forget_unknown(&self) {
-        let wanted = self.roster.wanted_ids();
+        let wanted = self.roster.known_ids();
         match self.capture.pods() {
             Ok(pinned) => {
                 for id in pinned.into_iter().filter(|id| !wanted.contains(id)) {
@@ -310,6 +345,14 @@ impl Agent {
                 }
             }
             Err(error) => warn!(%error, "pins of earlier pods cannot be listed"),
+        }
+    }
+
+    /// Blocks as [`Self::forget`].
+    fn loosen(&self, id: u32) {
+        let outcome = tokio::task::block_in_place(|| self.capture.loosen(id));
+        if let Err(error) = outcome {
+            warn!(%error, id, "capture of a pod could not be loosened");
         }
     }
 

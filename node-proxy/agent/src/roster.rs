@@ -2,11 +2,16 @@
 //!
 //! ```text
 //!               Hold              PodReady: Capture         captured()
-//! (new) ----> holding -----------------------------> capturing -------> enrolled
-//!   ^           | refused                               | failed           | not wanted: Release
-//!   |           v                                       v                  v
-//!   '------- waiting (retry time) <---------------------'               (gone)
+//! (new) ----> holding -----------------------------> capturing -------> enrolled <---- wanted again: Stay
+//!   ^           | refused                               | failed           | not wanted: Loosen     |
+//!   |           v                                       v                  v                        |
+//!   '------- waiting (retry time) <---------------------'               leaving --------------------'
+//!                  | not wanted: Release                                   | LINGER later: Release
+//!                  v                                                       v
+//!               (gone)                                                  (gone)
 //! ```
+//!
+//! A pod that is let go is still reached through tunnels for a while: its peers hear later than this node that they must not.
 //!
 //! Not here: namespaces, sockets, eBPF; `app` carries the steps out and tells the outcome.
 
@@ -15,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_config::EnrollmentSet;
+use weft_config::{EnrollmentSet, Origin};
 use weft_node_api::{PodFacts, PodSpec};
 use weft_runtime::Backoff;
 use weft_types::{DataplaneMode, Enrollment, PodUid};
@@ -26,12 +31,23 @@ use crate::ids::PodIds;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest wait: somebody who repairs a pod should see it join without asking.
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long tunnels to a pod that left still find it: a push reaches every proxy of a mesh of 100 000 workloads within a second,
+/// and a proxy that has just lost its controller is back at another one within as much again; the rest is for busy nodes.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// The pods of the node that have something to do with the mesh.
 #[derive(Debug)]
 pub(crate) struct Roster {
     pods: BTreeMap<PodUid, Pod>,
+    leaving: BTreeMap<PodUid, Leaving>,
     ids: PodIds,
+}
+
+/// A pod that is not wanted any more, and that its peers may not know to be gone.
+#[derive(Debug)]
+struct Leaving {
+    pod: Pod,
+    until: Instant,
 }
 
 /// What has to be done next for a pod.
@@ -39,6 +55,15 @@ pub(crate) struct Roster {
 pub(crate) enum Step {
     /// Open the namespace and have the pod's sockets made.
     Hold(PodSpec),
+    /// Stop capturing, but for tunnels to it.
+    Loosen {
+        /// Which.
+        uid: PodUid,
+        /// Its number.
+        id: u32,
+    },
+    /// Capture again what was loosened; holder and proxy have not heard of it.
+    Stay(PodUid),
     /// Stop capturing, then let the holder close the listeners.
     Release {
         /// Which.
@@ -81,11 +106,22 @@ pub(crate) enum State {
     Enrolled(PodFacts),
 }
 
+impl Step {
+    fn uid(&self) -> Option<&PodUid> {
+        match self {
+            Self::Hold(spec) => Some(&spec.uid),
+            Self::Loosen { uid, .. } | Self::Release { uid, .. } | Self::Stay(uid) => Some(uid),
+            Self::Forget { .. } => None,
+        }
+    }
+}
+
 impl Roster {
     /// An empty roster.
     pub(crate) fn new(ids: PodIds) -> Self {
         Self {
             pods: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             ids,
         }
     }
@@ -95,9 +131,19 @@ impl Roster {
         &self.pods
     }
 
-    /// Numbers of all pods that are wanted.
-    pub(crate) fn wanted_ids(&self) -> Vec<u32> {
-        self.pods.values().map(|pod| pod.id).collect()
+    /// Numbers of all pods of which something is to stay for now.
+    pub(crate) fn known_ids(&self) -> Vec<u32> {
+        let leaving = self.leaving.values().map(|leaving| &leaving.pod);
+        self.pods
+            .values()
+            .chain(leaving)
+            .map(|pod| pod.id)
+            .collect()
+    }
+
+    /// Whether a pod is wanted, or leaves and may still stay.
+    pub(crate) fn knows(&self, uid: &PodUid) -> bool {
+        self.pods.contains_key(uid) || self.leaving.contains_key(uid)
     }
 
     /// Whether no pod is on its way.
@@ -108,7 +154,7 @@ impl Roster {
     }
 
     /// Takes the controller's current word. Idempotent.
-    pub(crate) fn reconcile(&mut self, set: &EnrollmentSet) -> Vec<Step> {
+    pub(crate) fn reconcile(&mut self, set: &EnrollmentSet, now: Instant) -> Vec<Step> {
         let mut steps = Vec::new();
         let unwanted: Vec<PodUid> = self
             .pods
@@ -117,33 +163,48 @@ impl Roster {
             .cloned()
             .collect();
         for uid in unwanted {
-            steps.extend(self.leave(&uid));
+            steps.extend(self.leave(&uid, now));
         }
+        let room = self.make_room(set);
+        // Who goes at once need not be loosened first.
+        steps.retain(|step| !room.iter().any(|gone| gone.uid() == step.uid()));
+        steps.extend(room);
         for enrollment in set.iter().filter(|pod| is_wanted(pod)) {
             steps.extend(self.join(enrollment));
         }
-        self.ids
-            .retain(|uid| self.pods.keys().any(|known| known.as_str() == uid));
+        // A copy on disk may be older than a pod, and must not cost it its number.
+        if set.origin() == Origin::Live {
+            let known = self.pods.keys().chain(self.leaving.keys());
+            self.ids
+                .retain(|uid| known.clone().any(|known| known.as_str() == uid));
+        }
         steps
     }
 
-    /// The pods whose next try is due.
+    /// The pods whose next try, or whose end, is due.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Step> {
+        let left: Vec<PodUid> = self
+            .leaving
+            .iter()
+            .filter(|(_, leaving)| leaving.until <= now)
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        let mut steps: Vec<Step> = left.iter().filter_map(|uid| self.release(uid)).collect();
         let ready: Vec<PodUid> = self
             .pods
             .iter()
             .filter(|(_, pod)| pod.state.retry_at().is_some_and(|at| at <= now))
             .map(|(uid, _)| uid.clone())
             .collect();
-        ready.iter().filter_map(|uid| self.hold(uid)).collect()
+        steps.extend(ready.iter().filter_map(|uid| self.hold(uid)));
+        steps
     }
 
     /// When [`Roster::due`] has something to say next.
-    pub(crate) fn next_retry(&self) -> Option<Instant> {
-        self.pods
-            .values()
-            .filter_map(|pod| pod.state.retry_at())
-            .min()
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let ends = self.leaving.values().map(|leaving| leaving.until);
+        let retries = self.pods.values().filter_map(|pod| pod.state.retry_at());
+        retries.chain(ends).min()
     }
 
     /// The number of a pod whose sockets are ready; nothing when it is not wanted any more.
@@ -167,8 +228,19 @@ impl Roster {
         }
     }
 
-    /// The holder saw the pod's namespace deleted. The pod stays on the roster: it may come back under its path.
+    /// The holder keeps the namespace of a pod for another one: if that is one that leaves, under another path, it goes now. The
+    /// holder names no owner, so all that leave do.
+    pub(crate) fn namespace_is_taken(&mut self) -> Vec<Step> {
+        let leaving: Vec<PodUid> = self.leaving.keys().cloned().collect();
+        leaving.iter().filter_map(|uid| self.release(uid)).collect()
+    }
+
+    /// The holder saw the pod's namespace deleted. A wanted pod stays on the roster: it may come back under its path.
     pub(crate) fn netns_gone(&mut self, uid: &PodUid, now: Instant) -> Option<Step> {
+        if let Some(leaving) = self.leaving.remove(uid) {
+            self.ids.forget(uid);
+            return Some(Step::Forget { id: leaving.pod.id });
+        }
         let id = self.id_of(uid)?;
         self.failed(uid, "its network namespace was deleted".into(), now);
         Some(Step::Forget { id })
@@ -176,6 +248,16 @@ impl Roster {
 
     fn join(&mut self, enrollment: &Arc<Enrollment>) -> Option<Step> {
         let uid = &enrollment.uid;
+        if let Some(Leaving { mut pod, .. }) = self.leaving.remove(uid) {
+            let before = std::mem::replace(&mut pod.enrollment, enrollment.clone());
+            let same_place = spec(&before, pod.id) == spec(enrollment, pod.id);
+            pod.state = State::Holding;
+            self.pods.insert(uid.clone(), pod);
+            if same_place {
+                return Some(Step::Stay(uid.clone()));
+            }
+            return self.hold(uid);
+        }
         match self.pods.get_mut(uid) {
             Some(pod) if pod.enrollment == *enrollment => return None,
             Some(pod) => {
@@ -198,12 +280,48 @@ impl Roster {
         self.hold(uid)
     }
 
-    fn leave(&mut self, uid: &PodUid) -> Option<Step> {
+    /// What was never captured is nobody's peer, and goes at once.
+    fn leave(&mut self, uid: &PodUid, now: Instant) -> Option<Step> {
         let pod = self.pods.remove(uid)?;
+        let (id, is_enrolled) = (pod.id, matches!(pod.state, State::Enrolled(_)));
+        let until = if is_enrolled { now + LINGER } else { now };
+        self.leaving.insert(uid.clone(), Leaving { pod, until });
+        if !is_enrolled {
+            return self.release(uid);
+        }
+        Some(Step::Loosen {
+            uid: uid.clone(),
+            id,
+        })
+    }
+
+    /// A network namespace is one pod's at a time: who leaves does not linger where another is to be captured, and until then open.
+    fn make_room(&mut self, set: &EnrollmentSet) -> Vec<Step> {
+        let wanted: BTreeMap<&PathBuf, &PodUid> = set
+            .iter()
+            .filter(|pod| is_wanted(pod))
+            .filter_map(|pod| Some((pod.netns.as_ref()?, &pod.uid)))
+            .collect();
+        let in_the_way = |(uid, leaving): &(&PodUid, &Leaving)| {
+            let netns = leaving.pod.enrollment.netns.as_ref();
+            let newcomer = netns.and_then(|netns| wanted.get(netns));
+            newcomer.is_some_and(|newcomer| newcomer != uid)
+        };
+        let now: Vec<PodUid> = self
+            .leaving
+            .iter()
+            .filter(in_the_way)
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        now.iter().filter_map(|uid| self.release(uid)).collect()
+    }
+
+    fn release(&mut self, uid: &PodUid) -> Option<Step> {
+        let leaving = self.leaving.remove(uid)?;
         self.ids.forget(uid);
         Some(Step::Release {
             uid: uid.clone(),
-            id: pod.id,
+            id: leaving.pod.id,
         })
     }
 

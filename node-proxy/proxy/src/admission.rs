@@ -2,7 +2,8 @@
 //! asked again for live connections whenever configuration changes.
 //!
 //! In: how a connection arrived, and a snapshot. Out: admitted, refused, or not yet known.
-//! The order: the destination must be known and be what runs here; the peer's certificate must be the one that belongs
+//! The order: the destination must be known and be what runs here; one that leaves the mesh is open to plaintext, as it is without
+//! a mesh, although its agent has not let go of it yet; the peer's certificate must be the one that belongs
 //! to its address; a service that must be reached through its waypoint is; then the policies, unless the waypoint that
 //! configuration binds to the destination has judged them with the real client.
 
@@ -11,7 +12,9 @@ use std::sync::Arc;
 
 use weft_config::Snapshot;
 use weft_policy::{Connection, Reason, Verdict};
-use weft_types::{GatewayAddress, GatewayDestination, PolicyName, SpiffeId, Workload};
+use weft_types::{
+    GatewayAddress, GatewayDestination, PolicyName, SpiffeId, TunnelProtocol, Workload,
+};
 
 use crate::failure::Denial;
 use crate::names::target_port;
@@ -59,6 +62,8 @@ pub(crate) struct Admission {
     pub(crate) destination: Arc<Workload>,
     /// It passes, and would not if policies that are only tried out were enforced.
     pub(crate) dry_run: Option<DryRun>,
+    /// The pod is out of the mesh: the connection is none of its business, now or later.
+    pub(crate) outside: bool,
 }
 
 /// What a policy that is only tried out would refuse.
@@ -108,6 +113,14 @@ pub(crate) fn decide(snapshot: &Snapshot, arrival: &Arrival) -> Decision {
             got: identity.clone(),
         });
     }
+    if matches!(arrival.via, Via::Plaintext { .. }) && pod.is_leaving(workload) {
+        return Decision::Admit(Admission {
+            source: source.cloned(),
+            destination: Arc::clone(workload),
+            dry_run: None,
+            outside: true,
+        });
+    }
     // Only a caller whose identity was verified can be a waypoint.
     let caller = source.filter(|_| arrival.via.identity().is_some());
     let dry_run = match passed_waypoint(
@@ -127,7 +140,22 @@ pub(crate) fn decide(snapshot: &Snapshot, arrival: &Arrival) -> Decision {
         source: source.cloned(),
         destination: Arc::clone(workload),
         dry_run,
+        outside: false,
     })
+}
+
+/// Whether a caller who is refused for plaintext may know more than we do: one of the mesh speaks plainly only to what
+/// its proxy takes to be out of it.
+pub(crate) fn may_be_behind(snapshot: &Snapshot, arrival: &Arrival) -> bool {
+    let Via::Plaintext { peer } = arrival.via else {
+        return false;
+    };
+    let network = snapshot
+        .workload(&arrival.pod.workload())
+        .map(|w| &w.network);
+    network
+        .and_then(|network| snapshot.workload_by_address(network, peer))
+        .is_some_and(|caller| caller.tunnel == TunnelProtocol::Hbone)
 }
 
 /// Whether the caller is a waypoint of the destination; refused when a service insists on its waypoint and it is not.

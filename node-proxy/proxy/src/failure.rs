@@ -249,6 +249,15 @@ impl Failure {
         }
     }
 
+    /// Whether nobody listens for tunnels at an address that has them by configuration.
+    pub(crate) fn is_no_listener(&self) -> bool {
+        let Self::Tunnel(PoolError::Connect(error)) = self else {
+            return false;
+        };
+        matches!(&**error, TunnelConnectError::Connect { source, .. }
+            if source.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
     /// Whether nothing was sent to the destination and another endpoint may be tried.
     pub(crate) fn is_retryable(&self) -> bool {
         match self {

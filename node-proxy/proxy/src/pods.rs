@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -15,7 +16,7 @@ use weft_identity::{Identities, Lease};
 use weft_node_api::{Family, Listeners, PodFacts, PodSpec};
 use weft_policy::CompiledPolicies;
 use weft_runtime::Shutdown;
-use weft_types::{PodUid, SpiffeId, Workload, WorkloadUid};
+use weft_types::{PodUid, SpiffeId, TunnelProtocol, Workload, WorkloadUid};
 
 use crate::handshakes::Handshakes;
 
@@ -42,6 +43,8 @@ pub(crate) struct Pod {
     pub(crate) deliveries: Arc<Semaphore>,
     /// Drains: accept no more. Stops: its connections end as well.
     pub(crate) life: Shutdown,
+    /// Configuration has had it in the mesh since it is served here.
+    joined: AtomicBool,
     lease: ArcSwapOption<Lease>,
     policies: ArcSwapOption<PodPolicies>,
 }
@@ -135,14 +138,30 @@ impl Pod {
         Policies(fresh)
     }
 
+    /// Whether the controller has taken it out of the mesh, which its agent is about to carry out. What never was in it by
+    /// the configuration that arrived here is about to join.
+    pub(crate) fn is_leaving(&self, workload: &Workload) -> bool {
+        workload.tunnel != TunnelProtocol::Hbone && self.joined.load(Ordering::Relaxed)
+    }
+
+    /// Remembers that configuration has it in the mesh.
+    pub(crate) fn notice(&self, workload: &Workload) {
+        if workload.tunnel == TunnelProtocol::Hbone {
+            self.joined.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Claims the identity that configuration gives the workload, when its service account is the enrolled one.
     ///
     /// The controller's word alone is not enough: the agent vouches for the service account of what runs here.
     pub(crate) fn claim(&self, snapshot: &Snapshot, identities: &Identities) {
-        let identity = snapshot
+        let workload = snapshot
             .workload(&self.workload())
-            .filter(|w| w.service_account == self.spec.service_account)
-            .and_then(|workload| workload.identity().ok());
+            .filter(|w| w.service_account == self.spec.service_account);
+        if let Some(workload) = workload {
+            self.notice(workload);
+        }
+        let identity = workload.and_then(|workload| workload.identity().ok());
         // A workload that vanishes from configuration keeps its identity while its pod lives: a controller that starts
         // again must not drop keys.
         let Some(identity) = identity else { return };
@@ -245,6 +264,11 @@ impl Pods {
             life: former
                 .as_ref()
                 .map_or_else(|| flows.child(), |former| former.life.clone()),
+            joined: AtomicBool::new(
+                former
+                    .as_ref()
+                    .is_some_and(|former| former.joined.load(Ordering::Relaxed)),
+            ),
             lease: ArcSwapOption::new(former.and_then(|former| former.lease.load_full())),
             policies: ArcSwapOption::empty(),
             spec,

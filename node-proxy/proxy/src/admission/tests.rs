@@ -6,10 +6,11 @@ use tokio::sync::mpsc;
 use weft_config::{PolicyEntry, Snapshot, SnapshotBuilder};
 use weft_types::policy::{Clause, Match};
 use weft_types::{
-    Action, GatewayAddress, GatewayDestination, PolicyName, Rule, StringMatch, Workload,
+    Action, GatewayAddress, GatewayDestination, PolicyName, Rule, StringMatch, TunnelProtocol,
+    Workload,
 };
 
-use super::{Arrival, Decision, Via, decide};
+use super::{Arrival, Decision, Via, decide, may_be_behind};
 use crate::failure::Denial;
 use crate::pods::Pods;
 use crate::testing::{at, behind, fake_pod, id, ip, policy, service, service_name, workload};
@@ -202,6 +203,76 @@ fn deny_names_its_policy_and_strict_refuses_plaintext_alone() {
     assert_eq!(denial(&refused), Some(&by));
     let admitted = judge(&snapshot, tunnel("client", CLIENT));
     assert!(matches!(admitted, Decision::Admit(_)));
+}
+
+#[test]
+fn a_pod_that_leaves_the_mesh_is_open_to_plaintext_and_one_that_joins_is_not() {
+    let allow = policy("allow", Action::Allow, vec![only("client")]);
+    let mut out = workload("server", SERVER);
+    out.tunnel = TunnelProtocol::None;
+    let snapshot = |server: &Workload| {
+        let mut config = config(server.clone());
+        config.put_policy(PolicyEntry::Good(Arc::new(allow.clone())));
+        config.build()
+    };
+    let pods = Pods::new(mpsc::unbounded_channel().0);
+    let pod = fake_pod(&pods, "server", &[SERVER]);
+    let check = |server: &Workload, via: Via, want: Option<bool>| {
+        let arrival = Arrival {
+            pod: Arc::clone(&pod),
+            via,
+            destination: format!("{SERVER}:8080").parse().unwrap(),
+        };
+        let outside = match decide(&snapshot(server), &arrival) {
+            Decision::Admit(admission) => Some(admission.outside),
+            _ => None,
+        };
+        assert_eq!(outside, want, "{:?}", arrival.via);
+    };
+    // It was never in by the configuration that is here, which is behind its agent's.
+    pod.notice(&out);
+    check(&out, plaintext(CLIENT), None);
+    let joined = workload("server", SERVER);
+    pod.notice(&joined);
+    check(&joined, plaintext(CLIENT), None);
+    check(&out, plaintext(CLIENT), Some(true));
+    // Who says who it is, is judged by it for as long as it can.
+    check(&out, tunnel("client", CLIENT), Some(false));
+    check(&out, tunnel("other", "10.9.9.9"), None);
+    check(&out, node("other", "10.9.9.9"), None);
+    let mut foreign = out.clone();
+    foreign.service_account = "other".into();
+    check(&foreign, plaintext(CLIENT), None);
+    check(&joined, plaintext(CLIENT), None);
+}
+
+#[test]
+fn only_plaintext_of_a_caller_in_the_mesh_may_be_ahead_of_us() {
+    let mut config = config(workload("server", SERVER));
+    let mut outside = workload("outside", "10.9.9.8");
+    outside.tunnel = TunnelProtocol::None;
+    config.put_workload(outside);
+    let snapshot = config.build();
+    let pods = Pods::new(mpsc::unbounded_channel().0);
+    for (via, want) in [
+        (plaintext(CLIENT), true),
+        (plaintext("10.9.9.8"), false),
+        (plaintext("10.9.9.9"), false),
+        (tunnel("client", CLIENT), false),
+        (node("client", CLIENT), false),
+    ] {
+        let arrival = Arrival {
+            pod: fake_pod(&pods, "server", &[SERVER]),
+            via,
+            destination: format!("{SERVER}:8080").parse().unwrap(),
+        };
+        assert_eq!(
+            may_be_behind(&snapshot, &arrival),
+            want,
+            "{:?}",
+            arrival.via
+        );
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use weft_config::Snapshot;
 use weft_telemetry::Direction;
 use weft_types::SpiffeId;
 
-use crate::admission::{Admission, Arrival, Decision, DryRun, decide};
+use crate::admission::{Admission, Arrival, Decision, DryRun, decide, may_be_behind};
 use crate::failure::{Denial, Failure};
 use crate::pods::Pod;
 use crate::worker::{Live, Worker};
@@ -14,6 +14,10 @@ use crate::worker::{Live, Worker};
 /// How long a connection waits for a policy, a workload or a peer's new entry before it is refused. As long as Istio's
 /// node proxy waits for a workload.
 pub(crate) const HOLD_MAX: Duration = Duration::from_secs(5);
+
+/// How long plaintext of a caller in the mesh waits before it is refused: as long as one change takes at most to reach every
+/// proxy of a mesh of 100 000 workloads.
+const BEHIND_MAX: Duration = Duration::from_secs(1);
 
 /// Decides, records what was found out, and remembers the arrival so that it is judged again when configuration changes.
 pub(crate) async fn authorize(
@@ -25,6 +29,9 @@ pub(crate) async fn authorize(
     let first = decide(&config.load(), &arrival);
     let decision = match first {
         Decision::Hold(missing) => Box::pin(hold(worker, &arrival, missing)).await,
+        Decision::Deny(denial) if may_be_behind(&config.load(), &arrival) => {
+            Box::pin(reconsider(worker, &arrival, denial)).await
+        }
         decided => decided,
     };
     match decision {
@@ -36,7 +43,9 @@ pub(crate) async fn authorize(
             if let Some(dry_run) = &admission.dry_run {
                 tell_dry_run(worker, &arrival, dry_run);
             }
-            connection.granted(arrival);
+            if !admission.outside {
+                connection.granted(arrival);
+            }
             Ok(admission)
         }
         Decision::Deny(denial) | Decision::Hold(denial) => {
@@ -77,6 +86,16 @@ async fn hold(worker: &Worker, arrival: &Arrival, missing: Denial) -> Decision {
         })
         .await;
     found.unwrap_or(Decision::Deny(last))
+}
+
+/// Waits for the word that the caller may have heard already: that the pod is out of the mesh.
+async fn reconsider(worker: &Worker, arrival: &Arrival, denial: Denial) -> Decision {
+    let look = |snapshot: &Snapshot| match decide(snapshot, arrival) {
+        Decision::Admit(admission) => Some(Decision::Admit(admission)),
+        _ => None,
+    };
+    let found = worker.shared.config.wait_for(BEHIND_MAX, look).await;
+    found.unwrap_or(Decision::Deny(denial))
 }
 
 /// Says and counts, once for a connection, that policies that are only tried out would refuse it.

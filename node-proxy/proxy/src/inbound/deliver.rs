@@ -8,7 +8,9 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
-use weft_bpf::ClientState;
+use tokio::time::Instant;
+use weft_bpf::{ClientState, SocketStorage};
+use weft_runtime::Backoff;
 use weft_types::ClientAddr;
 
 use crate::failure::Failure;
@@ -20,6 +22,14 @@ use crate::tunnel::family_of;
 
 /// How long a delivery waits for others of its pod; a connect may take as long.
 const TURN_WAIT: Duration = Duration::from_secs(10);
+/// How long the hooks may not know a pod that this proxy serves already. Proxy and agent are told at once that its sockets are
+/// ready; the agent's next step makes it known, within a millisecond on a node with a processor to spare.
+const UNKNOWN_MAX: Duration = Duration::from_secs(2);
+/// First and longest wait between two tries: each may be seen by the application, as a connection without a byte.
+const UNKNOWN_WAIT_MIN: Duration = Duration::from_millis(5);
+const UNKNOWN_WAIT_MAX: Duration = Duration::from_millis(200);
+/// What the hook says of a pod that it does not know, and of one of too many.
+const NOT_STORED: &str = "the hook could not store it";
 
 /// Connects to `to`, an address of the pod's own.
 ///
@@ -35,6 +45,25 @@ pub(crate) async fn deliver(
         "the agent has not given its map yet",
     ))?;
     let _turn = turn(&pod.deliveries, TURN_WAIT).await?;
+    let mut waits = Backoff::random(UNKNOWN_WAIT_MIN, UNKNOWN_WAIT_MAX);
+    let end = Instant::now() + UNKNOWN_MAX;
+    loop {
+        match try_deliver(&storage, pod, to, client).await {
+            Err(Failure::ClientNotStored(NOT_STORED)) if Instant::now() < end => {
+                tracing::debug!(%to, "the hooks do not know the pod yet, trying again");
+                tokio::time::sleep(waits.next_wait()).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn try_deliver(
+    storage: &SocketStorage,
+    pod: &Pod,
+    to: SocketAddr,
+    client: ClientAddr,
+) -> Result<Undecided, Failure> {
     let socket = pod
         .stock
         .take(family_of(to.ip()))
@@ -53,7 +82,7 @@ pub(crate) async fn deliver(
     match storage.client_state(stream.stream().as_fd()) {
         Ok(ClientState::Stored) => Ok(stream),
         Ok(ClientState::Idle) => Err(Failure::ClientNotStored("no hook saw the connect")),
-        Ok(ClientState::Failed) => Err(Failure::ClientNotStored("the hook could not store it")),
+        Ok(ClientState::Failed) => Err(Failure::ClientNotStored(NOT_STORED)),
         Err(error) => Err(Failure::Local {
             what: "read back the client's address",
             source: std::io::Error::other(error),

@@ -1,14 +1,17 @@
 //! Connects to where the route says: through a tunnel, plainly, or to a pod of this node.
 //!
 //! In: a source and a route. Out: an upstream. A connect that fails before any byte was sent is tried at another endpoint,
-//! and the one that failed is left alone for a while.
+//! and the one that failed is left alone for a while. One that meets a pod on its way into the mesh, or out of it, is made anew.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use weft_balance::{Endpoint, EndpointId, NoEndpoint};
 use weft_hbone::{ConnectRequest, Forwarded, HBONE_PORT, TraceParent};
+use weft_runtime::Backoff;
 use weft_telemetry::Security;
 use weft_types::{Service, SpiffeId, TunnelProtocol, Workload};
 
@@ -17,12 +20,13 @@ use super::relay::{Reached, Upstream};
 use super::route::{Target, Waypoint, route};
 use crate::endpoints::{Client, Picked};
 use crate::failure::Failure;
+use crate::inbound::authorize::HOLD_MAX;
 use crate::local::{self, Caller};
 use crate::names::{baggage_of, label_of};
 use crate::passthrough::watch_peer;
 use crate::pods::Pod;
 use crate::socket;
-use crate::tunnel::{TunnelKey, family_of};
+use crate::tunnel::{self, TunnelKey, family_of};
 use crate::worker::{Live, Worker};
 
 /// Endpoints tried for one connection: with half of them gone without notice, one connection in eight fails.
@@ -42,12 +46,34 @@ enum Hop {
     Local(Arc<Pod>, SocketAddr),
 }
 
-/// Connects.
+/// How long a connection keeps asking for a tunnel where nobody listens. Configuration tells of a pod that joins before its
+/// node has made its listeners, which takes some tens of milliseconds, and seconds on a node that has no processor to spare.
+const JOINING_MAX: Duration = HOLD_MAX;
+/// First and longest wait between two of these tries.
+const JOINING_WAIT_MIN: Duration = Duration::from_millis(5);
+const JOINING_WAIT_MAX: Duration = Duration::from_millis(100);
+
+/// Connects. Where nobody listens for tunnels, the pod is not in the mesh yet or no longer: what to do is decided anew, by
+/// configuration alone, until it is or configuration says otherwise.
 pub(super) async fn connect(
     worker: &Worker,
     source: &Source,
     connection: &Live,
 ) -> Result<Reached, Failure> {
+    let mut waits = Backoff::random(JOINING_WAIT_MIN, JOINING_WAIT_MAX);
+    let end = Instant::now() + JOINING_MAX;
+    loop {
+        match attempt(worker, source, connection).await {
+            Err(failure) if failure.is_no_listener() && Instant::now() < end => {
+                tracing::debug!(%failure, to = %source.dialled.0, "nobody takes tunnels there, trying again");
+                tokio::time::sleep(waits.next_wait()).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn attempt(worker: &Worker, source: &Source, connection: &Live) -> Result<Reached, Failure> {
     let snapshot = worker.shared.config.snapshot();
     let dialled = source.dialled.0;
     let route = route(
@@ -274,7 +300,7 @@ async fn reach(
                 to,
             };
             let request = request(source, authority, connection);
-            let tunnel = worker.tunnels.open(&key, &request).await?;
+            let tunnel = tunnel::open(&worker.tunnels, &key, &request).await?;
             // Only now it is proven.
             connection.learn(|facts| facts.destination.identity = answers);
             Ok(Upstream::Tunnel(Box::new(tunnel)))
