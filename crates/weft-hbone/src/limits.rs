@@ -30,7 +30,7 @@ pub(crate) const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 /// Largest frame that is accepted. Frames that are sent are far smaller (see the relay's buffers).
 const FRAME_MAX: u32 = 1 << 20;
 /// Data accepted for sending but not yet written, for each stream: two full relay buffers keep the writer busy.
-const SEND_BUFFER_MAX: usize = 256 << 10;
+pub(crate) const SEND_BUFFER_MAX: usize = 256 << 10;
 
 /// HTTP/2 PING in both directions (same numbers as Envoy's waypoint and Istio's node proxy).
 #[derive(Clone, Copy, Debug)]

@@ -4,24 +4,35 @@
 //! Deliberately not here: who may talk to whom, time limits (dropping the future cuts both ends), records.
 //!
 //! Both ends see what they would see without us: a FIN as a FIN, in either order, and anything abnormal as RST. A
-//! clean end of stream is never made out of an abnormal end.
+//! clean end of stream is never made out of an abnormal end. When one end is gone, the other still gets what had
+//! arrived from it (`farewell`).
 
 mod downlink;
+mod farewell;
 mod join;
+mod queue;
 mod uplink;
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
+use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 pub use join::join;
 
 use crate::{ResetCode, Tunnel, TunnelError};
 use downlink::Downlink;
+use farewell::{Rest, farewell};
 use uplink::Uplink;
+
+/// How long a reset waits for what was said before it to leave. Microseconds on a connection that moves; a peer that does
+/// not take it must not hold up the reset.
+const LAST_WORDS_LIMIT: Duration = Duration::from_millis(100);
 
 /// Bytes moved so far, readable while the relay runs. `forward` is from the first argument to the second.
 #[derive(Debug, Default)]
@@ -84,7 +95,8 @@ impl Outcome {
     }
 }
 
-/// Carries `tcp` over `tunnel` until both directions have ended or one end fails.
+/// Carries `tcp` over `tunnel` until both directions have ended or one end fails. When the tunnel ends first, the
+/// application still gets what had arrived before.
 ///
 /// Cancel safety: dropping the future resets both ends, also before it was first polled.
 pub fn relay(
@@ -99,17 +111,24 @@ pub fn relay(
     };
     async move {
         let mut session = session;
-        let mut uplink = Uplink::new();
-        let mut downlink = Downlink::new();
-        let both = |cx: &mut Context<'_>| {
-            poll_both(&mut session, &mut uplink, &mut downlink, counters, cx)
+        let (outcome, mut uplink, downlink) = carry(&mut session, counters).await;
+        let outcome = match outcome {
+            Outcome::Finished => {
+                session.clean = true;
+                Outcome::Finished
+            }
+            // Boxed: it is rare, and every connection would carry its size.
+            Outcome::FirstFailed(kind) => {
+                Box::pin(last_words(&mut session, &mut uplink, counters)).await;
+                session.tunnel.reset(ResetCode::CONNECT_ERROR);
+                Outcome::FirstFailed(kind)
+            }
+            Outcome::TunnelFailed(error) => {
+                let rest = downlink.into_rest(&uplink);
+                Box::pin(part(&mut session, error, rest, counters)).await
+            }
+            Outcome::SecondFailed(kind) => Outcome::SecondFailed(kind),
         };
-        let outcome = poll_fn(both).await;
-        match &outcome {
-            Outcome::Finished => session.clean = true,
-            Outcome::FirstFailed(_) => session.tunnel.reset(ResetCode::CONNECT_ERROR),
-            Outcome::TunnelFailed(_) | Outcome::SecondFailed(_) => {}
-        }
         RelayEnd {
             outcome,
             forward: counters.forward(),
@@ -118,24 +137,78 @@ pub fn relay(
     }
 }
 
-fn poll_both(
-    session: &mut Session,
-    uplink: &mut Uplink,
-    downlink: &mut Downlink,
-    counters: &Counters,
-    cx: &mut Context<'_>,
-) -> Poll<Outcome> {
-    let up = uplink.poll(&mut session.tcp, &mut session.tunnel, counters, cx);
-    if let Poll::Ready(Err(outcome)) = up {
-        return Poll::Ready(outcome);
-    }
-    let down = downlink.poll(&mut session.tcp, &mut session.tunnel, counters, cx);
-    match (up, down) {
-        (_, Poll::Ready(Err(outcome))) => Poll::Ready(outcome),
-        (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Outcome::Finished),
+/// Carries until one end fails or both have ended.
+async fn carry(session: &mut Session, counters: &Counters) -> (Outcome, Uplink, Downlink) {
+    let Session { tcp, tunnel, .. } = session;
+    let (mut read, write) = tcp.split();
+    let mut uplink = Uplink::new();
+    let mut downlink = Downlink::new();
+    let mut failure = pin!(write.ready(Interest::ERROR));
+    let outcome = poll_fn(|cx| {
+        let up = uplink.poll(&mut read, tunnel, counters, cx);
+        if let Poll::Ready(Err(outcome)) = up {
+            return Poll::Ready(outcome);
+        }
+        let down = downlink.poll(write.as_ref(), tunnel, counters, cx);
+        match (up, down) {
+            (_, Poll::Ready(Err(outcome))) => return Poll::Ready(outcome),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Outcome::Finished),
+            _ => {}
+        }
+        // A reset by the application shows where it is read; while nothing is read from it, only here.
+        if !uplink.is_reading() && failure.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Outcome::FirstFailed(io::ErrorKind::ConnectionReset));
+        }
         // As long as the peer may still send, a reset shows there; after its end of stream only here.
-        _ if downlink.has_ended() => session.tunnel.poll_reset(cx).map(Outcome::TunnelFailed),
-        _ => Poll::Pending,
+        if downlink.has_ended() {
+            return tunnel.poll_reset(cx).map(Outcome::TunnelFailed);
+        }
+        Poll::Pending
+    })
+    .await;
+    (outcome, uplink, downlink)
+}
+
+/// Passes on what an application said before it failed: a server that answers and then closes with bytes unread resets
+/// its connection, and its client reads the answer first all the same. What the peer does not take at once is lost.
+async fn last_words(session: &mut Session, uplink: &mut Uplink, counters: &Counters) {
+    let Session { tcp, tunnel, .. } = session;
+    let (mut read, _) = tcp.split();
+    let said = async {
+        if !uplink.is_over() {
+            let _ended = poll_fn(|cx| uplink.poll(&mut read, tunnel, counters, cx)).await;
+        }
+        poll_fn(|cx| tunnel.poll_flushed(cx)).await;
+    };
+    let _in_time = tokio::time::timeout(LAST_WORDS_LIMIT, said).await;
+}
+
+/// Parts with an application whose tunnel is gone.
+///
+/// A peer that has ended its side and then wants no more of ours (RFC 9113 section 8.1) is for the application what a
+/// server is that has closed: all of the answer, FIN, and RST for what it sends afterwards.
+async fn part(
+    session: &mut Session,
+    error: TunnelError,
+    mut rest: Rest,
+    counters: &Counters,
+) -> Outcome {
+    let Session { tcp, tunnel, clean } = session;
+    rest.take_arrived(tunnel).await;
+    let wanted_no_more = rest.ended
+        && matches!(
+            error,
+            TunnelError::Reset(ResetCode::NO_ERROR | ResetCode::CANCEL)
+        );
+    let written = |count| {
+        tunnel.release(count);
+        counters.add_backward(count);
+    };
+    let whole = farewell(tcp, rest, written).await;
+    *clean = whole && wanted_no_more;
+    match error {
+        TunnelError::Reset(ResetCode::NO_ERROR) if *clean => Outcome::Finished,
+        error => Outcome::TunnelFailed(error),
     }
 }
 

@@ -13,6 +13,7 @@ use bytes::{Buf, Bytes};
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::limits::SEND_BUFFER_MAX;
 use crate::{ConnectResponse, ResetCode, TunnelError};
 
 /// Streams of one connection and how many of them move bulk data; shared by the connection's handles and its tunnels.
@@ -128,6 +129,20 @@ impl Tunnel {
                 Some(Err(error)) => return Poll::Ready(Err(error.into())),
                 None => return Poll::Ready(Err(TunnelError::Closed)),
             }
+        }
+    }
+
+    /// Ready when everything queued has been handed to the connection, or never where the peer's window is smaller than the
+    /// send buffer: the library does not tell, so this waits for the whole of the buffer to be free.
+    pub(crate) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            self.send.reserve_capacity(SEND_BUFFER_MAX);
+            if self.send.capacity() >= SEND_BUFFER_MAX {
+                return Poll::Ready(());
+            }
+            let Some(Ok(_)) = ready!(self.send.poll_capacity(cx)) else {
+                return Poll::Ready(());
+            };
         }
     }
 

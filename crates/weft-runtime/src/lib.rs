@@ -16,6 +16,7 @@ pub mod seccomp;
 mod shutdown;
 mod signal;
 mod task;
+mod unacknowledged;
 mod watch;
 
 pub use admin::{AdminError, Request, Response, get, request, serve_tcp, serve_unix};
@@ -29,4 +30,5 @@ pub use listen::{ADMIN_FD_ENV, bind_unix, tcp_listener, unix_listener};
 pub use shutdown::{Finished, Shutdown};
 pub use signal::{Signal, Signals};
 pub use task::{live_tasks, off_runtime, spawn, spawn_local, spawn_thread};
+pub use unacknowledged::unacknowledged;
 pub use watch::async_fd;

@@ -4,21 +4,15 @@
 //! In: DATA of the peer. Out: bytes to the application, then FIN.
 //! Deliberately not here: the other direction.
 
-mod queue;
-
-use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
+use super::farewell::Rest;
+use super::queue::Queue;
+use super::uplink::Uplink;
 use super::{Counters, Outcome, shutdown_write};
 use crate::Tunnel;
-use queue::Queue;
-
-/// Chunks written by one call: four of the sender's largest buffers, or many small messages.
-const CHUNKS_MAX: usize = 16;
 
 /// ```text
 /// Receiving <--> Writing --end of stream and all written: FIN--> Done
@@ -41,7 +35,7 @@ impl Downlink {
     /// Ready with `Ok` once FIN has been sent to the application.
     pub(super) fn poll(
         &mut self,
-        tcp: &mut TcpStream,
+        tcp: &TcpStream,
         tunnel: &mut Tunnel,
         counters: &Counters,
         cx: &mut Context<'_>,
@@ -54,9 +48,8 @@ impl Downlink {
                 self.done = true;
                 break;
             }
-            let count =
-                ready!(self.poll_write(tcp, cx)).map_err(|e| Outcome::FirstFailed(e.kind()))?;
-            self.queue.advance(count);
+            let count = ready!(self.queue.poll_write(tcp, cx))
+                .map_err(|e| Outcome::FirstFailed(e.kind()))?;
             tunnel.release(count);
             counters.add_backward(count);
         }
@@ -66,6 +59,16 @@ impl Downlink {
     /// Whether the peer's end of stream has been seen.
     pub(super) fn has_ended(&self) -> bool {
         self.ended
+    }
+
+    /// What the application has not been given yet.
+    pub(super) fn into_rest(self, uplink: &Uplink) -> Rest {
+        Rest {
+            queue: self.queue,
+            ended: self.ended,
+            application_ended: uplink.has_ended(),
+            lost: uplink.has_unsent(),
+        }
     }
 
     /// Takes all that has arrived, also while the application does not read: what it may hold is bounded by the
@@ -83,11 +86,5 @@ impl Downlink {
             }
         }
         Poll::Ready(Ok(()))
-    }
-
-    fn poll_write(&mut self, tcp: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); CHUNKS_MAX];
-        let filled = self.queue.fill(&mut slices);
-        Pin::new(tcp).poll_write_vectored(cx, &slices[..filled])
     }
 }

@@ -5,12 +5,17 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use bytes::Bytes;
+use rustix::net::SendFlags;
+use tokio::io::{AsyncRead as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 
+use super::farewell::{Rest, farewell};
+use super::queue::Queue;
 use super::{Counters, Outcome, RelayEnd, reset_on_close, shutdown_write};
 
 /// First buffer of a direction.
@@ -33,21 +38,58 @@ pub fn join(
     };
     async move {
         let mut pair = pair;
-        let (mut forward, mut backward) = (Direction::new(), Direction::new());
-        let outcome = poll_fn(|cx| {
-            let (first, second) = (&mut pair.first, &mut pair.second);
-            let there = forward.poll(first, second, &|n| counters.add_forward(n), cx);
-            let back = backward.poll(second, first, &|n| counters.add_backward(n), cx);
-            outcome_of(there, back)
-        })
-        .await;
-        pair.clean = outcome.is_finished();
+        let (outcome, forward, backward) = carry(&mut pair, counters).await;
+        // What had arrived from the end that failed still belongs to the other one. Boxed: it is rare.
+        match &outcome {
+            Outcome::FirstFailed(_) => {
+                let rest = forward.into_rest(&backward);
+                let written = |count| counters.add_forward(count);
+                Box::pin(farewell(&mut pair.second, rest, written)).await;
+            }
+            Outcome::SecondFailed(_) => {
+                let rest = backward.into_rest(&forward);
+                let written = |count| counters.add_backward(count);
+                Box::pin(farewell(&mut pair.first, rest, written)).await;
+            }
+            Outcome::Finished => pair.clean = true,
+            Outcome::TunnelFailed(_) => {}
+        }
         RelayEnd {
             outcome,
             forward: counters.forward(),
             backward: counters.backward(),
         }
     }
+}
+
+/// Carries until one end fails or both have ended.
+async fn carry(pair: &mut Pair, counters: &Counters) -> (Outcome, Direction, Direction) {
+    let (mut forward, mut backward) = (Direction::new(), Direction::new());
+    let (mut first_read, first_write) = pair.first.split();
+    let (mut second_read, second_write) = pair.second.split();
+    let mut first_failure = pin!(first_write.ready(Interest::ERROR));
+    let mut second_failure = pin!(second_write.ready(Interest::ERROR));
+    let outcome = poll_fn(|cx| {
+        let target = second_write.as_ref();
+        let there = forward.poll(&mut first_read, target, &|n| counters.add_forward(n), cx);
+        let target = first_write.as_ref();
+        let back = backward.poll(&mut second_read, target, &|n| counters.add_backward(n), cx);
+        let outcome = outcome_of(there, back);
+        if outcome.is_ready() {
+            return outcome;
+        }
+        // A reset shows where an end is read; while nothing is read from it, only here.
+        let reset = io::ErrorKind::ConnectionReset;
+        if !forward.is_reading() && first_failure.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Outcome::FirstFailed(reset));
+        }
+        if !backward.is_reading() && second_failure.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Outcome::SecondFailed(reset));
+        }
+        Poll::Pending
+    })
+    .await;
+    (outcome, forward, backward)
 }
 
 type Progress = Poll<Result<(), Side>>;
@@ -111,16 +153,16 @@ impl Direction {
 
     fn poll(
         &mut self,
-        source: &mut TcpStream,
-        target: &mut TcpStream,
+        source: &mut ReadHalf<'_>,
+        target: &TcpStream,
         count: &dyn Fn(usize),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Side>> {
         while !self.done {
             while self.start < self.end {
                 let pending = &self.buffer[self.start..self.end];
-                let written = ready!(Pin::new(&mut *target).poll_write(cx, pending));
-                let written = written.map_err(|e| Side::Target(e.kind()))?;
+                let written =
+                    ready!(poll_write(target, pending, cx)).map_err(|e| Side::Target(e.kind()))?;
                 self.start += written;
                 count(written);
             }
@@ -134,12 +176,29 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether it waits for its source and not for its target; false at its end, too.
+    fn is_reading(&self) -> bool {
+        !self.done && self.start == self.end
+    }
+
+    /// What its target has not been given yet, when its source is gone; `other` is the direction back.
+    fn into_rest(self, other: &Self) -> Rest {
+        let mut queue = Queue::default();
+        queue.push(Bytes::from(self.buffer).slice(self.start..self.end));
+        Rest {
+            queue,
+            ended: self.done,
+            application_ended: other.done,
+            lost: other.start < other.end,
+        }
+    }
+
     fn poll_read(
         &mut self,
-        source: &mut TcpStream,
+        source: &mut ReadHalf<'_>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if source.poll_read_ready(cx)?.is_pending() {
+        if source.as_ref().poll_read_ready(cx)?.is_pending() {
             if self.buffer.len() > BUFFER_MIN {
                 self.buffer = Vec::new();
             }
@@ -159,5 +218,29 @@ impl Direction {
             self.size = (self.size / 2).max(BUFFER_MIN);
         }
         Poll::Ready(Ok(count))
+    }
+}
+
+fn poll_write(target: &TcpStream, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(target.poll_write_ready(cx))?;
+        let mut short = None;
+        let written = target.try_io(Interest::WRITABLE, || {
+            let count = rustix::net::send(target, bytes, SendFlags::NOSIGNAL)?;
+            if count == bytes.len() {
+                return Ok(count);
+            }
+            // A short write has filled the socket: said so here, the next call that would find that out is saved.
+            short = Some(count);
+            Err(io::ErrorKind::WouldBlock.into())
+        });
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if let Some(count) = short {
+                    return Poll::Ready(Ok(count));
+                }
+            }
+            written => return Poll::Ready(written),
+        }
     }
 }

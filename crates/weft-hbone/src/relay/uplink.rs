@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 use tokio_util::io::poll_read_buf;
 
 use super::{Counters, Outcome};
@@ -30,6 +30,7 @@ pub(super) struct Uplink {
     /// Read but not yet admitted by the peer's window.
     unsent: Bytes,
     done: bool,
+    failed: bool,
 }
 
 impl Uplink {
@@ -39,13 +40,14 @@ impl Uplink {
             size: BUFFER_MIN,
             unsent: Bytes::new(),
             done: false,
+            failed: false,
         }
     }
 
     /// Ready with `Ok` once the end of stream has been sent.
     pub(super) fn poll(
         &mut self,
-        tcp: &mut TcpStream,
+        tcp: &mut ReadHalf<'_>,
         tunnel: &mut Tunnel,
         counters: &Counters,
         cx: &mut Context<'_>,
@@ -60,8 +62,10 @@ impl Uplink {
                     .send(self.unsent.split_to(granted))
                     .map_err(Outcome::TunnelFailed)?;
             }
-            let count =
-                ready!(self.poll_read(tcp, cx)).map_err(|e| Outcome::FirstFailed(e.kind()))?;
+            let count = ready!(self.poll_read(tcp, cx)).map_err(|error| {
+                self.failed = true;
+                Outcome::FirstFailed(error.kind())
+            })?;
             counters.add_forward(count);
             if count == 0 {
                 tunnel.finish().map_err(Outcome::TunnelFailed)?;
@@ -73,8 +77,32 @@ impl Uplink {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read(&mut self, tcp: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if tcp.poll_read_ready(cx)?.is_pending() {
+    /// Whether it waits for the application and not for the peer's window; false at its end, too.
+    pub(super) fn is_reading(&self) -> bool {
+        !self.done && self.unsent.is_empty()
+    }
+
+    /// Whether nothing more can be read: a failed socket says so once, and looks like an ended one from then on.
+    pub(super) fn is_over(&self) -> bool {
+        self.done || self.failed
+    }
+
+    /// Whether the application has ended its side.
+    pub(super) fn has_ended(&self) -> bool {
+        self.done
+    }
+
+    /// Whether bytes of the application are left that go nowhere.
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    fn poll_read(
+        &mut self,
+        tcp: &mut ReadHalf<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if tcp.as_ref().poll_read_ready(cx)?.is_pending() {
             self.shrink();
             return Poll::Pending;
         }

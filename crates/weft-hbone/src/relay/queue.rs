@@ -2,13 +2,17 @@
 //!
 //! In: chunks of any size. Out: slices for a vectored write. Small chunks that have to wait are copied together, so
 //! that a peer that sends single bytes to an application that does not read costs what the bytes cost.
-//! Deliberately not here: I/O and windows.
+//! Deliberately not here: windows.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::net::TcpStream;
 
+/// Chunks written by one call: four of the sender's largest buffers, or many small messages.
+const CHUNKS_MAX: usize = 16;
 /// Chunks below this size are copied together when they wait: a chunk of its own costs some 100 bytes of bookkeeping.
 const SMALL: usize = 1 << 10;
 /// Size of the buffer into which small chunks are copied.
@@ -52,8 +56,29 @@ impl Queue {
         }
     }
 
+    /// Writes the first chunks, as many as one call takes, forgets what was written, and says how much that was.
+    pub(super) fn poll_write(
+        &mut self,
+        tcp: &TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(tcp.poll_write_ready(cx))?;
+            let mut slices = [IoSlice::new(&[]); CHUNKS_MAX];
+            let filled = self.fill(&mut slices);
+            match tcp.try_write_vectored(&slices[..filled]) {
+                Ok(count) => {
+                    self.advance(count);
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
     /// Points `slices` at the first chunks and returns at how many.
-    pub(super) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+    fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
             *slice = IoSlice::new(chunk.bytes());
         }
@@ -61,7 +86,7 @@ impl Queue {
     }
 
     /// Forgets the first `count` bytes.
-    pub(super) fn advance(&mut self, mut count: usize) {
+    fn advance(&mut self, mut count: usize) {
         while let Some(chunk) = self.chunks.front_mut() {
             let length = chunk.bytes().len();
             if count < length {
