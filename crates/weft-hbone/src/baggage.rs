@@ -1,9 +1,13 @@
 //! The `baggage` header: what a workload tells its peer about itself, for metrics and logs alone.
 //!
-//! In: names of a workload, or a header value from a peer. Out: the header value, or the names.
+//! In: names of a workload, or a header value from a peer. Out: the header value, or the names, read when they are asked
+//! for.
 //! Deliberately not here: trust. Nothing in baggage is proven; identity comes from the certificate.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
+
+use http::HeaderValue;
 
 /// Longest header value that is read (W3C Baggage section 3.3.2 asks for at least 8192 bytes to be carried).
 const LENGTH_MAX: usize = 8192;
@@ -16,20 +20,24 @@ const VALUE_MAX: usize = 253;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Baggage {
     /// `k8s.cluster.name`
-    pub cluster: Option<String>,
+    pub cluster: Option<Arc<str>>,
     /// `k8s.namespace.name`
-    pub namespace: Option<String>,
+    pub namespace: Option<Arc<str>>,
     /// One of `deployment`, `pod`, `job`, `cronjob` and the name: `k8s.<kind>.name`.
-    pub workload: Option<(String, String)>,
+    pub workload: Option<(&'static str, Arc<str>)>,
     /// `service.name`, the canonical service.
-    pub service: Option<String>,
+    pub service: Option<Arc<str>>,
     /// `service.version`, the canonical revision.
-    pub revision: Option<String>,
+    pub revision: Option<Arc<str>>,
     /// `cloud.region`
-    pub region: Option<String>,
+    pub region: Option<Arc<str>>,
     /// `cloud.availability_zone`
-    pub zone: Option<String>,
+    pub zone: Option<Arc<str>>,
 }
+
+/// Baggage as it travels. What a peer sent is kept as it came: most connections end without anybody asking for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BaggageHeader(Option<HeaderValue>);
 
 /// Why a `baggage` value was not read. The tunnel goes on without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,26 +52,52 @@ pub enum BaggageError {
 
 const KINDS: [&str; 4] = ["deployment", "pod", "job", "cronjob"];
 
+impl BaggageHeader {
+    pub(crate) fn received(value: Option<HeaderValue>) -> Self {
+        Self(value)
+    }
+
+    pub(crate) fn value(&self) -> Option<&HeaderValue> {
+        self.0.as_ref()
+    }
+
+    /// The names; none are an empty baggage.
+    pub fn read(&self) -> Result<Baggage, BaggageError> {
+        let value = self.0.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+        Baggage::parse(value)
+    }
+}
+
+impl From<Baggage> for BaggageHeader {
+    fn from(baggage: Baggage) -> Self {
+        let text = baggage.encode();
+        // Escaped text is visible ASCII, which every header value may be.
+        let value = (!text.is_empty()).then(|| HeaderValue::try_from(text).ok());
+        Self(value.flatten())
+    }
+}
+
 impl Baggage {
     /// The header value; empty when nothing is known.
     pub fn encode(&self) -> String {
-        let mut out = String::with_capacity(192);
-        let mut put = |key: &str, value: &Option<String>| {
+        let mut out = String::with_capacity(256);
+        let mut put = |key: [&str; 3], value: &Option<Arc<str>>| {
             if let Some(value) = value {
                 put_member(&mut out, key, value);
             }
         };
-        put("k8s.cluster.name", &self.cluster);
-        put("k8s.namespace.name", &self.namespace);
+        let name = |key| [key, "", ""];
+        put(name("k8s.cluster.name"), &self.cluster);
+        put(name("k8s.namespace.name"), &self.namespace);
         if let Some((kind, name)) = &self.workload
-            && KINDS.contains(&kind.as_str())
+            && KINDS.contains(kind)
         {
-            put(&format!("k8s.{kind}.name"), &Some(name.clone()));
+            put(["k8s.", kind, ".name"], &Some(Arc::clone(name)));
         }
-        put("service.name", &self.service);
-        put("service.version", &self.revision);
-        put("cloud.region", &self.region);
-        put("cloud.availability_zone", &self.zone);
+        put(name("service.name"), &self.service);
+        put(name("service.version"), &self.revision);
+        put(name("cloud.region"), &self.region);
+        put(name("cloud.availability_zone"), &self.zone);
         out
     }
 
@@ -107,27 +141,33 @@ impl Baggage {
                 let kind = key
                     .strip_prefix("k8s.")
                     .and_then(|k| k.strip_suffix(".name"));
-                if let Some(kind) = kind.filter(|kind| KINDS.contains(kind)) {
-                    self.workload
-                        .get_or_insert_with(|| (kind.to_owned(), value));
+                if let Some(kind) = KINDS.into_iter().find(|known| Some(*known) == kind) {
+                    self.workload.get_or_insert_with(|| (kind, value.into()));
                 }
                 return;
             }
         };
-        slot.get_or_insert(value);
+        slot.get_or_insert_with(|| value.into());
     }
 }
 
-fn put_member(out: &mut String, key: &str, value: &str) {
+fn put_member(out: &mut String, key: [&str; 3], value: &str) {
     if !out.is_empty() {
         out.push(',');
     }
-    out.push_str(key);
+    for part in key {
+        out.push_str(part);
+    }
     out.push('=');
+    // baggage-octet of W3C Baggage section 3.3.1, less the percent sign, which starts an escape.
+    let is_plain =
+        |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b';' | b'\\' | b'%');
+    if value.bytes().all(is_plain) {
+        out.push_str(value);
+        return;
+    }
     for byte in value.bytes() {
-        // baggage-octet of W3C Baggage section 3.3.1, less the percent sign, which starts an escape.
-        let plain = byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b';' | b'\\' | b'%');
-        if plain {
+        if is_plain(byte) {
             out.push(char::from(byte));
         } else {
             write!(out, "%{byte:02X}").expect("writing to a string does not fail");
@@ -160,13 +200,13 @@ fn decode_value(value: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Baggage, BaggageError};
+    use super::{Baggage, BaggageError, BaggageHeader};
 
     fn sample() -> Baggage {
         Baggage {
             cluster: Some("Kubernetes".into()),
             namespace: Some("default".into()),
-            workload: Some(("deployment".into(), "reviews".into())),
+            workload: Some(("deployment", "reviews".into())),
             service: Some("reviews".into()),
             revision: Some("v 1,2%".into()),
             region: None,
@@ -192,10 +232,19 @@ mod tests {
         );
         let want = Baggage {
             service: Some("a".into()),
-            workload: Some(("pod".into(), "p".into())),
+            workload: Some(("pod", "p".into())),
             ..Baggage::default()
         };
         assert_eq!(parsed, Ok(want));
+    }
+
+    #[test]
+    fn a_header_says_what_went_into_it_and_nothing_is_nothing() {
+        let header = BaggageHeader::from(sample());
+        assert_eq!(header.read(), Ok(sample()));
+        let nothing = BaggageHeader::from(Baggage::default());
+        assert_eq!(nothing, BaggageHeader::default());
+        assert_eq!(nothing.read(), Ok(Baggage::default()));
     }
 
     #[test]

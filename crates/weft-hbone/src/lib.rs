@@ -27,7 +27,7 @@ mod trace;
 mod tunnel;
 
 pub use authority::{Authority, AuthorityError};
-pub use baggage::{Baggage, BaggageError};
+pub use baggage::{Baggage, BaggageError, BaggageHeader};
 pub use client::{Connection, Load, handshake};
 pub use error::{ConnectionError, HandshakeError, OpenError, Refusal, ResetCode, TunnelError};
 pub use forwarded::{Forwarded, ForwardedError};

@@ -5,7 +5,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 
-use crate::{Authority, Baggage, Forwarded, OpenError, TraceParent};
+use crate::{Authority, BaggageHeader, Forwarded, OpenError, TraceParent};
 
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -16,7 +16,7 @@ pub struct ConnectRequest {
     /// The destination.
     pub authority: Authority,
     /// The client workload's names.
-    pub baggage: Baggage,
+    pub baggage: BaggageHeader,
     /// The client's address and the host that it dialled.
     pub forwarded: Forwarded,
     /// Joins the records of both proxies.
@@ -29,7 +29,7 @@ pub struct ConnectRequest {
 #[derive(Clone, Debug, Default)]
 pub struct ConnectResponse {
     /// The destination workload's names.
-    pub baggage: Baggage,
+    pub baggage: BaggageHeader,
     /// Every other header.
     pub headers: HeaderMap,
 }
@@ -39,7 +39,7 @@ impl ConnectRequest {
     pub fn new(authority: impl Into<Authority>) -> Self {
         Self {
             authority: authority.into(),
-            baggage: Baggage::default(),
+            baggage: BaggageHeader::default(),
             forwarded: Forwarded::default(),
             traceparent: None,
             headers: HeaderMap::new(),
@@ -57,13 +57,13 @@ impl ConnectRequest {
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
         headers.clone_from(&self.headers);
-        put(headers, BAGGAGE, self.baggage.encode())?;
-        put(headers, http::header::FORWARDED, self.forwarded.encode())?;
-        let traceparent = self
-            .traceparent
-            .map(|id| id.to_string())
-            .unwrap_or_default();
-        put(headers, TRACEPARENT, traceparent)?;
+        if let Some(baggage) = self.baggage.value() {
+            headers.insert(BAGGAGE, baggage.clone());
+        }
+        put_once(headers, http::header::FORWARDED, self.forwarded.encode())?;
+        if let Some(traceparent) = self.traceparent {
+            put_once(headers, TRACEPARENT, traceparent.to_string())?;
+        }
         Ok(request)
     }
 
@@ -82,7 +82,7 @@ impl ConnectRequest {
             .parse()
             .map_err(|_| StatusCode::BAD_REQUEST)?;
         let mut headers = head.headers;
-        let baggage = take(&mut headers, &BAGGAGE, |value| Baggage::parse(value).ok());
+        let baggage = BaggageHeader::received(headers.remove(&BAGGAGE));
         let forwarded = take(&mut headers, &http::header::FORWARDED, |value| {
             Forwarded::parse(value).ok()
         });
@@ -91,7 +91,7 @@ impl ConnectRequest {
         });
         Ok(Self {
             authority,
-            baggage: baggage.unwrap_or_default(),
+            baggage,
             forwarded: forwarded.unwrap_or_default(),
             traceparent,
             headers,
@@ -101,36 +101,35 @@ impl ConnectRequest {
 
 impl ConnectResponse {
     /// An answer that carries the destination's names alone.
-    pub fn new(baggage: Baggage) -> Self {
+    pub fn new(baggage: impl Into<BaggageHeader>) -> Self {
         Self {
-            baggage,
+            baggage: baggage.into(),
             headers: HeaderMap::new(),
         }
     }
 
-    /// Names that are no valid header value are left out: the tunnel matters more than its metrics.
     pub(crate) fn to_http(&self) -> Response<()> {
         let mut response = Response::new(());
         let headers = response.headers_mut();
         headers.clone_from(&self.headers);
-        if let Err(error) = put(headers, BAGGAGE, self.baggage.encode()) {
-            tracing::debug!(%error, "baggage of the destination left out");
+        if let Some(baggage) = self.baggage.value() {
+            headers.insert(BAGGAGE, baggage.clone());
         }
         response
     }
 
     pub(crate) fn from_http(mut headers: HeaderMap) -> Self {
-        let baggage = take(&mut headers, &BAGGAGE, |value| Baggage::parse(value).ok());
-        Self {
-            baggage: baggage.unwrap_or_default(),
-            headers,
-        }
+        let baggage = BaggageHeader::received(headers.remove(&BAGGAGE));
+        Self { baggage, headers }
     }
 }
 
-fn put(headers: &mut HeaderMap, name: HeaderName, value: String) -> Result<(), OpenError> {
+/// Adds a header whose value never comes again. As "sensitive" it stays out of the compression tables of both sides,
+/// where it would only push out what does come again.
+fn put_once(headers: &mut HeaderMap, name: HeaderName, value: String) -> Result<(), OpenError> {
     if !value.is_empty() {
-        let value = HeaderValue::try_from(value).map_err(|_| OpenError::Invalid)?;
+        let mut value = HeaderValue::try_from(value).map_err(|_| OpenError::Invalid)?;
+        value.set_sensitive(true);
         headers.insert(name, value);
     }
     Ok(())

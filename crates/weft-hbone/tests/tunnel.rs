@@ -18,8 +18,9 @@ use std::sync::Arc;
 use common::{Applications, link, link_with, soon, tcp_pair};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use weft_hbone::{
-    Baggage, ClientLimits, ConnectRequest, ConnectResponse, Counters, Forwarded, KeepaliveLimits,
-    OpenError, Outcome, ResetCode, ServerLimits, TraceParent, TunnelError, join, relay,
+    Baggage, BaggageHeader, ClientLimits, ConnectRequest, ConnectResponse, Counters, Forwarded,
+    KeepaliveLimits, OpenError, Outcome, ResetCode, ServerLimits, TraceParent, TunnelError, join,
+    relay,
 };
 
 fn request() -> ConnectRequest {
@@ -30,10 +31,10 @@ fn request() -> ConnectRequest {
 async fn the_words_of_request_and_response_arrive() {
     let mut link = link().await;
     let mut request = request();
-    request.baggage = Baggage {
+    request.baggage = BaggageHeader::from(Baggage {
         service: Some("a".into()),
         ..Baggage::default()
-    };
+    });
     request.forwarded = Forwarded {
         client: Some("[fd00::1]:4000".parse().unwrap()),
         host: Some("b.svc".into()),

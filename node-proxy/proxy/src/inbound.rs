@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use weft_hbone::{ConnectRequest, ConnectResponse, Incoming};
+use weft_hbone::{Authority, ConnectResponse, Incoming};
 use weft_telemetry::{Direction, Security, ServiceLabel};
 use weft_types::{ClientAddr, SpiffeId, Workload};
 
@@ -41,7 +41,9 @@ struct TunnelPeer {
 struct Call<'a> {
     pod: &'a Arc<Pod>,
     peer: &'a TunnelPeer,
-    request: &'a ConnectRequest,
+    authority: &'a Authority,
+    /// The host that the client says it dialled.
+    host: Option<&'a str>,
     /// The client that the application shall see.
     client: ClientAddr,
 }
@@ -73,11 +75,13 @@ async fn run(
         facts.source.identity = Some(peer.identity.clone());
         facts.destination.identity = pod.identity();
     });
-    let request = incoming.request().clone();
+    let authority = incoming.request().authority.clone();
+    let host = incoming.request().forwarded.host.clone();
     let call = Call {
         pod,
         peer,
-        request: &request,
+        authority: &authority,
+        host: host.as_deref(),
         client,
     };
     let prepared = tokio::select! {
@@ -106,10 +110,11 @@ async fn prepare(
     let Call {
         pod,
         peer,
-        request,
+        authority,
+        host,
         client,
     } = *call;
-    let destination = authority::target(&request.authority, peer.dialled)?;
+    let destination = authority::target(authority, peer.dialled)?;
     connection.learn(|facts| facts.destination.address = Some(destination));
     let arrival = Arrival {
         pod: Arc::clone(pod),
@@ -123,7 +128,6 @@ async fn prepare(
     if admission.destination.application_tunnel.is_some() {
         return Err(Failure::ApplicationTunnel(pod.workload_uid()));
     }
-    let host = request.forwarded.host.as_deref();
     let service = dialled_service(worker, &admission.destination, host, destination.port());
     connection.learn(|facts| facts.service = service);
     let application = deliver::deliver(&worker.shared, pod, destination, client).await?;

@@ -19,6 +19,7 @@ mod endpoints;
 mod failure;
 mod handshakes;
 mod limits;
+mod memory;
 mod names;
 mod pods;
 mod shared;

@@ -3,28 +3,29 @@
 use std::sync::Arc;
 
 use weft_config::Snapshot;
-use weft_hbone::Baggage;
+use weft_hbone::{Baggage, BaggageHeader};
 use weft_telemetry::ServiceLabel;
 use weft_types::{PortMapping, Service, Workload, WorkloadKind};
 
 /// What a tunnel peer is told about a workload.
-pub(crate) fn baggage_of(workload: &Workload) -> Baggage {
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+pub(crate) fn baggage_of(workload: &Workload) -> BaggageHeader {
+    let some = |text: &Arc<str>| (!text.is_empty()).then(|| Arc::clone(text));
     let kind = match workload.kind {
         WorkloadKind::Deployment => "deployment",
         WorkloadKind::CronJob => "cronjob",
         WorkloadKind::Pod => "pod",
         WorkloadKind::Job => "job",
     };
-    Baggage {
+    let baggage = Baggage {
         cluster: some(&workload.cluster),
         namespace: some(&workload.namespace),
-        workload: some(&workload.workload_name).map(|name| (kind.to_owned(), name)),
+        workload: some(&workload.workload_name).map(|name| (kind, name)),
         service: some(&workload.canonical_name),
         revision: some(&workload.canonical_revision),
         region: some(&workload.locality.region),
         zone: some(&workload.locality.zone),
-    }
+    };
+    baggage.into()
 }
 
 /// A service in records.

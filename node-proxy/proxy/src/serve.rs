@@ -22,11 +22,12 @@ use crate::accept;
 use crate::admission::{Arrival, Decision, decide};
 use crate::connections::{Judgement, Listed};
 use crate::failure::Denial;
+use crate::memory;
 use crate::pods::Pod;
 use crate::shared::Shared;
 use crate::worker::Worker;
 
-/// How often the byte counters of long connections are brought up to date.
+/// How often the byte counters of long connections are brought up to date, and unused memory is given back.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(15);
 /// Least time between two rounds of judging live connections: 10 000 of them take some 10 ms, so a tenth of a core at most.
 const JUDGE_PAUSE: Duration = Duration::from_millis(100);
@@ -133,7 +134,10 @@ async fn work(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>
                 judge_again = judge(&worker);
                 judged = Instant::now();
             }
-            _ = flush.tick() => worker.connections.flush(),
+            _ = flush.tick() => {
+                worker.connections.flush();
+                memory::give_back();
+            }
         }
     }
 }

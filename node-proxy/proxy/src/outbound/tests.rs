@@ -141,7 +141,8 @@ async fn a_tunnel_carries_the_bytes_and_says_who_is_calling_whom() {
         forwarded.host.as_deref(),
         Some("web.default.svc.cluster.local")
     );
-    assert_eq!(request.baggage.namespace.as_deref(), Some("default"));
+    let baggage = request.baggage.read().unwrap();
+    assert_eq!(baggage.namespace.as_deref(), Some("default"));
     assert!(request.traceparent.is_some());
     let records = node.records();
     assert_eq!(records.len(), 1, "{records:?}");
