@@ -236,5 +236,5 @@ fn admin_shows_configuration_and_certificates_but_never_a_key() {
     let level = admin::get(&socket, "/logging?level=weft_proxy%3Ddebug%2Cinfo").unwrap();
     assert!(level.contains("weft_proxy=debug"), "{level}");
     assert!(admin::get(&socket, "/logging?level=loud%3D%3D").is_err());
-    assert_eq!(admin::get(&socket, "/ready").unwrap(), "ready\n");
+    assert_eq!(admin::get(&socket, "/healthz/ready").unwrap(), "ready\n");
 }

@@ -388,10 +388,12 @@ fn answer(request: &Request, view: &View, enrollments: &Enrollments, log: &LogHa
         "/pods" => json(serde_json::to_vec(&view.pods)),
         "/refusals" => json(serde_json::to_vec(&view.refusals)),
         "/counters" => json(serde_json::to_vec(&view.counters)),
-        "/config" => json(serde_json::to_vec(&ConfigView::from(enrollments.status()))),
+        "/config_dump" | "/config" => {
+            json(serde_json::to_vec(&ConfigView::from(enrollments.status())))
+        }
         "/logging" => logging(request, log),
-        "/ready" if view.complete => Response::text("ready\n"),
-        "/ready" => Response::error(503, "no configuration yet\n"),
+        "/healthz/ready" | "/ready" if view.complete => Response::text("ready\n"),
+        "/healthz/ready" | "/ready" => Response::error(503, "no configuration yet\n"),
         _ => Response::not_found(),
     }
 }

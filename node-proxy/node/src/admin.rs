@@ -1,6 +1,6 @@
 //! Admin socket of the node program, for root on this node.
 //!
-//! `GET /status`: everything held, as JSON. `GET /ready`: 200 or 503. `GET /metrics`.
+//! `GET /config_dump` (also `/status`): everything held, as JSON. `GET /healthz/ready` (also `/ready`): 200 or 503. `GET /metrics`.
 
 use std::io;
 use std::path::Path;
@@ -37,8 +37,8 @@ async fn answer(
     }
     match request.path.as_str() {
         "/metrics" => Response::text(gauges.render()),
-        "/" => Response::text("/status\n/ready\n/metrics\n"),
-        "/status" | "/ready" => {
+        "/" => Response::text("/config_dump\n/healthz/ready\n/metrics\n"),
+        "/config_dump" | "/status" | "/healthz/ready" | "/ready" => {
             let (reply, view) = oneshot::channel();
             if views.send(reply).await.is_err() {
                 return Response::error(503, "ending\n");
@@ -47,8 +47,10 @@ async fn answer(
                 return Response::error(503, "ending\n");
             };
             match request.path.as_str() {
-                "/ready" if view.ready => Response::text("ready\n"),
-                "/ready" => Response::error(503, "agent or proxy does not serve yet\n"),
+                "/healthz/ready" | "/ready" if view.ready => Response::text("ready\n"),
+                "/healthz/ready" | "/ready" => {
+                    Response::error(503, "agent or proxy does not serve yet\n")
+                }
                 _ => Response::json(
                     serde_json::to_vec_pretty(&view).expect("a view has no key that JSON refuses"),
                 ),

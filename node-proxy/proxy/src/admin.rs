@@ -72,7 +72,7 @@ pub(crate) fn start(options: &Options, admin: Admin, control: &Shutdown) -> anyh
 async fn answer(admin: &Admin, request: &Request) -> Response {
     match request.path.as_str() {
         "/" => Response::text(
-            "/config_dump\n/connections\n/certificates\n/logging[?level=FILTER]\n/ready\n",
+            "/config_dump\n/connections\n/certificates\n/logging[?level=FILTER]\n/healthz/ready\n",
         ),
         "/config_dump" => json_of(&dump::dump(&admin.shared)),
         "/connections" => {
@@ -91,7 +91,7 @@ async fn answer(admin: &Admin, request: &Request) -> Response {
             json_of(&list.iter().map(certificate).collect())
         }
         "/logging" => logging(admin, request.query.as_deref()),
-        "/ready" => ready(admin),
+        "/healthz/ready" | "/ready" => ready(admin),
         _ => Response::not_found(),
     }
 }
