@@ -187,6 +187,8 @@ impl<S: State> Client<S> {
     }
 
     async fn stream(&mut self) -> Result<Ended, SessionError> {
+        // Before anything can fail: a file that was never looked at would count as changed for ever.
+        self.files.look();
         let channel = channel::connect(&mut self.files).await?;
         let token = self.files.token()?;
         let optional = self

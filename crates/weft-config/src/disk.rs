@@ -140,7 +140,16 @@ impl Disk {
         fs::read(&self.path)
     }
 
+    /// Replaces the copy. An older one that cannot be replaced goes: its policies may allow what is denied by now, and a program
+    /// without a copy waits for the controller. Its room often is what the new one needs.
     fn write<I: Image>(&self, job: &Job<I>) -> Result<(), DiskError> {
+        self.replace(job).or_else(|_no_room| {
+            let _ = fs::remove_file(&self.path);
+            self.replace(job)
+        })
+    }
+
+    fn replace<I: Image>(&self, job: &Job<I>) -> Result<(), DiskError> {
         let next = self.path.with_extension("next");
         let written = self.write_next(&next, job).and_then(|()| {
             fs::rename(&next, &self.path)?;
@@ -228,7 +237,7 @@ pub(crate) async fn write<I: Image + Sync>(
         if news {
             warn!(
                 error,
-                "the configuration is not on disk: a restart without the controller would not serve"
+                "the configuration is not on disk: a restart without the controller would serve nothing"
             );
         }
         tokio::time::sleep((took * IDLE_FACTOR).clamp(PAUSE_MIN, PAUSE_MAX)).await;

@@ -48,9 +48,10 @@ pub struct TypeStatus {
 pub enum Termination {
     /// No connection could be made, or no token or root certificate could be read for one.
     ConnectionError,
-    /// The server ended it with an error, or broke the protocol.
+    /// The server refused it, or broke the protocol.
     Error,
-    /// This client ended it, to connect with new root certificates.
+    /// It ended as streams do: the server or the connection went away (Cancelled, `DeadlineExceeded`, Unavailable, Unknown),
+    /// or this client connects with new root certificates.
     Reconnect,
     /// The server ended it without an error.
     Complete,

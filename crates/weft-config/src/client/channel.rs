@@ -47,6 +47,12 @@ impl Files {
         }
     }
 
+    /// Notes what the files look like, before a try that reads them: only a change after this is a reason for another one.
+    pub(super) fn look(&mut self) {
+        self.root_seen = Seen::of(&self.root);
+        self.token_seen = Seen::of(&self.token);
+    }
+
     /// Reads the token.
     pub(super) fn token(&mut self) -> Result<MetadataValue<Ascii>, SessionError> {
         let failed = |reason: String| SessionError::Token {

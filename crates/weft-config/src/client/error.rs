@@ -35,12 +35,20 @@ pub(super) enum SessionError {
 }
 
 impl SessionError {
-    /// What it counts as.
+    /// What it counts as: by status codes as Istio's node proxy does, so that a planned end does not look like a fault.
     pub(super) fn termination(&self) -> Termination {
+        use tonic::Code::{Cancelled, DeadlineExceeded, Unavailable, Unknown};
+        let is_end = |status: &tonic::Status| {
+            matches!(
+                status.code(),
+                Cancelled | DeadlineExceeded | Unavailable | Unknown
+            )
+        };
         match self {
             Self::Root { .. } | Self::Token { .. } | Self::Connect(_) => {
                 Termination::ConnectionError
             }
+            Self::Refused(status) if is_end(status) => Termination::Reconnect,
             Self::Refused(_) | Self::OptionalRefused(_) | Self::Stuck => Termination::Error,
             Self::Closed => Termination::Complete,
         }

@@ -414,6 +414,37 @@ async fn unusable_files_are_named_and_waited_for() {
 }
 
 #[tokio::test]
+async fn a_controller_that_is_away_from_the_start_is_tried_with_growing_pauses() {
+    let fixture = Fixture::new();
+    // Nobody listens any more when the listener is gone.
+    let address = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let settings = ConfigSettings::new(
+        format!("https://{address}"),
+        fixture.path("root.pem"),
+        fixture.path("token"),
+        "n1".into(),
+    );
+    let started = std::time::Instant::now();
+    let config = ProxyConfig::start(settings, &fixture.shutdown).unwrap();
+    let tries = 7;
+    tokio::time::timeout(LIMIT, async {
+        while config.status().terminations.values().sum::<u64>() < tries {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    // Every pause is at least half of a step that doubles.
+    let least: Duration = (1..tries)
+        .map(|number| super::BACKOFF_MIN * (1 << (number - 1)) / 2)
+        .sum();
+    assert!(started.elapsed() >= least, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
 async fn a_type_that_was_not_asked_for_is_refused() {
     let fixture = Fixture::new();
     let mut controller = FakeController::start(&fixture.authority).await;

@@ -129,10 +129,9 @@ async fn a_disk_that_takes_nothing_costs_the_copy_alone() {
     let authority: &Authority = &fixture.authority;
     let mut controller = FakeController::start(authority).await;
     let mut settings = fixture.settings(&controller);
-    // Writing to it fails with "no space left on device", whoever writes.
+    // A folder where the next file would be written can neither be written nor removed, whoever tries.
     let full = fixture.path("full");
-    std::fs::create_dir(&full).unwrap();
-    std::os::unix::fs::symlink("/dev/full", full.join("proxy.next")).unwrap();
+    std::fs::create_dir_all(full.join("proxy.next")).unwrap();
     settings.state_dir = Some(full);
     let config = ProxyConfig::start(settings, &fixture.shutdown).unwrap();
     let mut stream = controller.stream().await;
@@ -140,4 +139,18 @@ async fn a_disk_that_takes_nothing_costs_the_copy_alone() {
     tokio::time::timeout(LIMIT, config.synced()).await.unwrap();
     assert!(error_of(&config).await.contains("check space"));
     assert_eq!(config.snapshot().workloads().len(), 2);
+}
+
+#[tokio::test]
+async fn a_copy_that_cannot_be_replaced_goes() {
+    let (fixture, settings) = written().await;
+    let copy = fixture.path("proxy.config");
+    let next = fixture.path("proxy.next");
+    std::fs::create_dir_all(&next).unwrap();
+    let config = ProxyConfig::start(settings.clone(), &fixture.shutdown).unwrap();
+    let (_controller, mut stream) = revived(&fixture, &settings).await;
+    serve_first(&mut stream).await;
+    tokio::time::timeout(LIMIT, config.synced()).await.unwrap();
+    assert!(error_of(&config).await.contains("check space"));
+    assert!(!copy.exists(), "it may allow what is denied by now");
 }
