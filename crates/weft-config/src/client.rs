@@ -9,6 +9,7 @@
 //! In: settings and a [`State`] that understands the resources. Out: calls on that state.
 //! Not here: what a resource means.
 
+mod ask;
 mod channel;
 mod error;
 mod held;
@@ -32,7 +33,9 @@ use crate::snapshot::Origin;
 use crate::status::{Connection, SharedStatus, Termination};
 
 pub(crate) use crate::disk::Image;
+pub(crate) use ask::{Asker, questions};
 
+use ask::Questions;
 use channel::Files;
 use error::SessionError;
 use held::Held;
@@ -63,6 +66,9 @@ pub(crate) trait State: Send + 'static {
     /// Name of the file on disk.
     const FILE: &'static str;
 
+    /// The type that readers ask about by name, if they do.
+    const ASKED: Option<&'static str>;
+
     /// What to subscribe to.
     fn kinds(&self) -> &'static [Kind];
     /// Takes one resource. An error leaves what was there before, or puts something stricter in its place.
@@ -75,13 +81,13 @@ pub(crate) trait State: Send + 'static {
     fn image(&self) -> Self::Image;
 }
 
-/// Starts the task; see [`crate::ProxyConfig::start`].
+/// Starts the task; see [`crate::ProxyConfig::start`]. The result asks it about names.
 pub(crate) fn start<S: State>(
     settings: ConfigSettings,
     state: S,
     status: SharedStatus,
     shutdown: &Shutdown,
-) -> Result<(), SettingsError> {
+) -> Result<Asker, SettingsError> {
     settings.endpoint()?;
     let disk = settings
         .state_dir
@@ -89,6 +95,7 @@ pub(crate) fn start<S: State>(
         .map(|dir| Disk::new(dir, S::FILE, &settings));
     // A drain must not wait for this task: it serves what is being drained.
     let own = shutdown.child();
+    let (asker, questions) = questions();
     let stop = own.clone();
     spawn(&own, "config", async move {
         let mut held = Held::new(state, status.clone());
@@ -109,6 +116,7 @@ pub(crate) fn start<S: State>(
             held,
             status,
             images,
+            questions,
             optional_refused: None,
         };
         tokio::select! {
@@ -116,7 +124,7 @@ pub(crate) fn start<S: State>(
             () = stop.stopped() => {}
         }
     });
-    Ok(())
+    Ok(asker)
 }
 
 fn load<S: State>(disk: &Disk, held: &mut Held<S>, status: &SharedStatus) {
@@ -146,6 +154,7 @@ struct Client<S: State> {
     held: Held<S>,
     status: SharedStatus,
     images: watch::Sender<Option<Arc<disk::Job<S::Image>>>>,
+    questions: Questions,
     optional_refused: Option<tokio::time::Instant>,
 }
 
@@ -200,6 +209,7 @@ impl<S: State> Client<S> {
             held: &mut self.held,
             status: &self.status,
             images: &self.images,
+            questions: &mut self.questions,
             optional,
         };
         let ended = session.run(channel, token).await;

@@ -52,7 +52,8 @@ impl Enrollments {
         let current = Arc::new(ArcSwap::from_pointee(EnrollmentSet::default()));
         let (publish, changes) = watch::channel(0);
         let state = EnrollmentState::new(current.clone(), publish);
-        client::start(settings, state, status.clone(), shutdown)?;
+        // Everything of the node comes by itself; nobody asks.
+        let _ = client::start(settings, state, status.clone(), shutdown)?;
         Ok(Self {
             current,
             changes,

@@ -5,14 +5,16 @@
 
 mod state;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
+use weft_proto::resource::ip_alias;
 use weft_runtime::Shutdown;
 
-use crate::client;
+use crate::client::{self, Asker};
 use crate::settings::{ConfigSettings, SettingsError};
 use crate::snapshot::{Origin, Snapshot};
 use crate::status::{ConfigStatus, SharedStatus};
@@ -25,6 +27,7 @@ pub struct ProxyConfig {
     current: Arc<ArcSwap<Snapshot>>,
     changes: watch::Receiver<u64>,
     status: SharedStatus,
+    asker: Asker,
 }
 
 impl ProxyConfig {
@@ -39,11 +42,12 @@ impl ProxyConfig {
         )));
         let (publish, changes) = watch::channel(0);
         let state = ProxyState::new(settings.cluster.as_str(), current.clone(), publish);
-        client::start(settings, state, status.clone(), shutdown)?;
+        let asker = client::start(settings, state, status.clone(), shutdown)?;
         Ok(Self {
             current,
             changes,
             status,
+            asker,
         })
     }
 
@@ -55,6 +59,7 @@ impl ProxyConfig {
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
             changes,
             status: SharedStatus::default(),
+            asker: client::questions().0,
         }
     }
 
@@ -93,6 +98,22 @@ impl ProxyConfig {
             }
         };
         tokio::time::timeout(limit, wait).await.ok().flatten()
+    }
+
+    /// Waits until something is known to stand behind an address in a network, at most `limit`; false: nothing does.
+    ///
+    /// What the controller publishes comes by itself; it is asked all the same, because its answer ends the wait for an address
+    /// that does not exist. Without an answer (it is away, or many ask) the whole limit is waited. Cancel-safe.
+    pub async fn wait_for_address(&self, network: &str, address: IpAddr, limit: Duration) -> bool {
+        let look = |snapshot: &Snapshot| snapshot.destination(network, address).map(drop);
+        if look(&self.load()).is_some() {
+            return true;
+        }
+        let answered = self.asker.ask(ip_alias(network, address.to_canonical()));
+        tokio::select! {
+            found = self.wait_for(limit, look) => found.is_some(),
+            () = answered => look(&self.load()).is_some(),
+        }
     }
 
     /// Ready when there is a complete state to decide on, from disk or from the controller. Cancel-safe.

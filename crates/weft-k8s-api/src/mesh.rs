@@ -34,6 +34,8 @@ const DEFAULT_ROOT_NAMESPACE: &str = "weft-system";
 
 /// Certificates live from a minute, below which rotation could not keep up, to a year, above which a stolen one is no longer short-lived.
 const CERTIFICATE_TTL_SECONDS: std::ops::RangeInclusive<u64> = 60..=365 * 24 * 3600;
+/// A block for each node of a cluster that gives every node its own; every connection to an unknown address walks them.
+const POD_CIDRS_MAX: usize = 1024;
 /// A day: longer than any deployment waits.
 const DRAIN_LIMIT_SECONDS_MAX: u64 = 24 * 3600;
 
@@ -84,6 +86,7 @@ struct File {
     access_log_file: Option<String>,
     access_log_encoding: Option<AccessLogEncoding>,
     service_cidr: Option<String>,
+    pod_cidrs: Option<Vec<String>>,
     istio_labels: Option<bool>,
     root_namespace: Option<String>,
 }
@@ -154,6 +157,12 @@ impl File {
                 Err(message) => problem("serviceCidr", message),
             }
         }
+        if let Some(texts) = self.pod_cidrs {
+            match pod_cidrs(&texts) {
+                Ok(blocks) => config.node.pod_cidrs = blocks,
+                Err(message) => problem("podCidrs", message),
+            }
+        }
         if let Some(read) = self.istio_labels {
             config.istio_labels = read;
         }
@@ -185,6 +194,24 @@ fn cidrs(text: &str) -> Result<Vec<IpNet>, String> {
         blocks.push(block.trunc());
     }
     Ok(blocks)
+}
+
+fn pod_cidrs(texts: &[String]) -> Result<Vec<IpNet>, String> {
+    if texts.len() > POD_CIDRS_MAX {
+        return Err(format!("at most {POD_CIDRS_MAX} blocks"));
+    }
+    let block = |text: &String| {
+        let block: IpNet = text
+            .parse()
+            .map_err(|_| format!("{text:?} is not an address block such as 10.244.0.0/16"))?;
+        if block.prefix_len() == 0 {
+            return Err(format!(
+                "{text:?} is every address: name the blocks that pods get theirs from"
+            ));
+        }
+        Ok(block.trunc())
+    };
+    texts.iter().map(block).collect()
 }
 
 fn error(line: u64, field: &str, message: String) -> ParseError {
@@ -219,6 +246,7 @@ certificateTtl: 12h
 accessLogFile: ''
 accessLogEncoding: JSON
 serviceCidr: 10.1.0.0/16, fd00::/112
+podCidrs: [10.244.1.7/16, 'fd00:244::/56']
 istioLabels: false
 rootNamespace: root
 ";
@@ -231,6 +259,8 @@ rootNamespace: root
         assert_eq!(config.node.certificate_ttl.as_secs(), 12 * 3600);
         assert_eq!(config.service_cidrs.len(), 2);
         assert_eq!(config.root_namespace, "root");
+        let pods = ["10.244.0.0/16", "fd00:244::/56"].map(|text| text.parse().unwrap());
+        assert_eq!(config.node.pod_cidrs, pods);
     }
 
     #[test]
@@ -251,6 +281,9 @@ rootNamespace: root
         check("drainLimit: 25h", 1, "drainLimit");
         check("certificateTtl: 1s", 1, "certificateTtl");
         check("serviceCidr: 10.0.0.0/8,10.1.0.0/16", 1, "serviceCidr");
+        check("podCidrs: [10.0.0.0]", 1, "podCidrs");
+        check("podCidrs: ['::/0']", 1, "podCidrs");
+        check("podCidrs: 10.0.0.0/8", 1, "podCidrs");
         check("accessLogFile: /tmp/x", 1, "accessLogFile");
         check("rootNamespace: A_b", 1, "rootNamespace");
         check("extensionProviders: []", 1, "extensionProviders");

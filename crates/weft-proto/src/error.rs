@@ -36,6 +36,9 @@ pub enum Problem {
     /// A prefix longer than its address.
     #[error("prefix length {0} is too long for the address")]
     PrefixLength(u32),
+    /// Not an address block.
+    #[error("{0:?} is not an address block such as 10.0.0.0/8")]
+    Block(String),
     /// Not a port number.
     #[error("{0} is not a port number")]
     Port(u32),

@@ -270,10 +270,10 @@ prop_compose! {
 prop_compose! {
     fn a_settings()(
         trust_domain in trust_domain(), flags in any::<[bool; 4]>(), cluster in "[a-z]{1,9}",
-        seconds in any::<[u32; 2]>(),
+        seconds in any::<[u32; 2]>(), pod_cidrs in vec(block(), 0..3),
     ) -> MeshSettings {
         MeshSettings {
-            trust_domain, cluster,
+            trust_domain, cluster, pod_cidrs,
             outbound: if flags[0] { OutboundMode::AllowAny } else { OutboundMode::RegistryOnly },
             drain_limit: Duration::from_secs(seconds[0].into()),
             certificate_ttl: Duration::from_secs(seconds[1].into()),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::identity::TrustDomain;
 
 /// The settings; names follow Istio's MeshConfig where it has them.
@@ -23,6 +25,8 @@ pub struct MeshSettings {
     pub access_log: bool,
     /// Name of the cluster, for telemetry and workload uids.
     pub cluster: String,
+    /// Where addresses of pods come from. One of these that is not known (yet) is asked for before it counts as unknown.
+    pub pod_cidrs: Vec<IpNet>,
 }
 
 /// What happens to traffic for addresses that the mesh does not know.
@@ -46,6 +50,7 @@ impl Default for MeshSettings {
             access_log_json: false,
             access_log: true,
             cluster: "Kubernetes".to_owned(),
+            pod_cidrs: Vec::new(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Connections that a pod here opens: identify, route, connect, relay.
+//! Connections that a pod here opens: identify, discover, route, connect, relay.
 //!
 //! In: the outbound listener's connections. Out: tunnels, plain connections, or connections to a pod of this node.
 //! A failure is a reset at the application: never a clean end of stream.
@@ -17,6 +17,7 @@ use crate::socket::Undecided;
 use crate::worker::{Live, Worker};
 
 mod connect;
+mod discover;
 mod identify;
 mod relay;
 mod route;
@@ -52,6 +53,7 @@ async fn run(
         facts.source.identity = Some(source.identity.clone());
         facts.destination.address = Some(source.dialled.0);
     });
+    discover::discover(worker, &source).await;
     // Rare in size, not in number: the phases before the relay need ten times its memory, for some milliseconds.
     let upstream = Box::pin(connect::connect(worker, &source, connection)).await?;
     connection.opened();

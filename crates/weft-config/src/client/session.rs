@@ -14,6 +14,7 @@ use weft_proto::wire::discovery::aggregated_discovery_service_client::Aggregated
 use weft_proto::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 use weft_proto::{Message, Struct, Value, value};
 
+use super::ask::{Names, Questions};
 use super::channel::Files;
 use super::error::SessionError;
 use super::held::Held;
@@ -38,6 +39,7 @@ pub(super) struct Session<'a, S: State> {
     pub(super) held: &'a mut Held<S>,
     pub(super) status: &'a SharedStatus,
     pub(super) images: &'a watch::Sender<Option<Arc<disk::Job<S::Image>>>>,
+    pub(super) questions: &'a mut Questions,
     /// Whether to ask for types that the server may not know.
     pub(super) optional: bool,
 }
@@ -128,6 +130,8 @@ impl<S: State> Session<'_, S> {
                     heard = true;
                     self.take(response, &mut progress, &requests).await?;
                 }
+                // Before its first answer, a subscription to names would take the place of the one to everything.
+                names = self.questions.next(), if may_ask::<S>(&progress) => ask::<S>(&requests, names),
                 () = &mut grace, if !progress.grace_over => {
                     let waiting = !progress.complete();
                     progress.grace_over = true;
@@ -185,11 +189,16 @@ impl<S: State> Session<'_, S> {
             .find(|kind| kind.url == response.type_url)
             .copied();
         let bytes = response.encoded_len() as u64;
+        let more = response.nonce.ends_with(NONCE_MORE);
+        let asked = S::ASKED == Some(response.type_url.as_str());
+        let first = asked && !may_ask::<S>(progress);
+        if asked {
+            self.questions.heard(&response);
+        }
         let nack = match kind {
             Some(kind) => {
                 let url = kind.url;
                 let nack = self.held.apply(&response).await;
-                let more = response.nonce.ends_with(NONCE_MORE);
                 if !more && !progress.answered.contains(&url) {
                     progress.answered.push(url);
                 }
@@ -230,6 +239,11 @@ impl<S: State> Session<'_, S> {
             },
         )?;
         self.show(progress);
+        if first && !more {
+            self.questions.all_shown();
+        } else if asked && !more {
+            self.questions.shown();
+        }
         Ok(())
     }
 
@@ -294,6 +308,24 @@ fn refused(status: tonic::Status, progress: &Progress) -> SessionError {
         SessionError::OptionalRefused(Box::new(status))
     } else {
         SessionError::Refused(Box::new(status))
+    }
+}
+
+/// Whether the type that readers ask about has been answered as a whole.
+fn may_ask<S: State>(progress: &Progress) -> bool {
+    S::ASKED.is_some_and(|url| progress.answered.contains(&url))
+}
+
+/// Tells the controller what readers want to know. Left out when many requests wait already: the readers wait for its push.
+fn ask<S: State>(requests: &mpsc::Sender<DeltaDiscoveryRequest>, names: Names) {
+    let request = DeltaDiscoveryRequest {
+        type_url: S::ASKED.unwrap_or_default().to_owned(),
+        resource_names_subscribe: names.subscribe,
+        resource_names_unsubscribe: names.unsubscribe,
+        ..DeltaDiscoveryRequest::default()
+    };
+    if requests.try_send(request).is_err() {
+        debug!("too many requests wait for the controller to ask it about an address");
     }
 }
 

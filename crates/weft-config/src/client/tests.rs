@@ -1,5 +1,6 @@
 //! The client against a controller whose every word the test chooses, over real TLS.
 
+mod ask;
 mod disk;
 mod scale;
 mod server;

@@ -38,6 +38,7 @@ impl EnrollmentState {
 impl State for EnrollmentState {
     type Image = EnrollmentSet;
     const FILE: &str = "enrollments.config";
+    const ASKED: Option<&'static str> = None;
 
     fn kinds(&self) -> &'static [Kind] {
         &KINDS

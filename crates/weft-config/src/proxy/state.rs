@@ -120,6 +120,7 @@ impl ProxyState {
 impl State for ProxyState {
     type Image = Snapshot;
     const FILE: &str = "proxy.config";
+    const ASKED: Option<&'static str> = Some(ADDRESS);
 
     fn kinds(&self) -> &'static [Kind] {
         &KINDS

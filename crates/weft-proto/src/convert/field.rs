@@ -93,6 +93,14 @@ impl Resource<'_> {
         Ok(block.trunc())
     }
 
+    /// An address block in text.
+    pub(super) fn cidr(self, field: &str, text: &str) -> Result<IpNet, ConvertError> {
+        let block: IpNet = text
+            .parse()
+            .map_err(|_| self.error(field, Problem::Block(text.to_owned())))?;
+        Ok(block.trunc())
+    }
+
     /// A single address; the caller has sorted out ranges.
     pub(super) fn network_address(
         self,

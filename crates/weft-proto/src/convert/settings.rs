@@ -22,6 +22,11 @@ pub fn from_wire(message: &wire::Settings) -> Result<MeshSettings, ConvertError>
         access_log_json: message.access_log_json,
         access_log: message.access_log,
         cluster: resource.not_empty("cluster", &message.cluster)?.to_owned(),
+        pod_cidrs: message
+            .pod_cidrs
+            .iter()
+            .map(|text| resource.cidr("pod_cidrs", text))
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -40,5 +45,6 @@ pub fn to_wire(settings: &MeshSettings) -> wire::Settings {
         access_log: settings.access_log,
         access_log_json: settings.access_log_json,
         cluster: settings.cluster.clone(),
+        pod_cidrs: settings.pod_cidrs.iter().map(ToString::to_string).collect(),
     }
 }
