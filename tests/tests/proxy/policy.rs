@@ -1,6 +1,7 @@
 //! Policies on real connections: by identity, without one, and while connections live.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 
 use weft_testkit::peer::Behaviour;
 use weft_testkit::wait::{LONG, until};
@@ -80,6 +81,38 @@ fn an_allow_policy_admits_the_identity_it_names_on_every_way_in() {
             "no ALLOW policy matches",
         ];
         record(&lab, server_node, &words);
+    }
+}
+
+/// What a server that tells its client's address tells one that is bound to 127.0.0.1.
+fn told_from_loopback(lab: &TestLab, from: &str, to: SocketAddr) -> String {
+    let call = || -> anyhow::Result<String> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+        socket.connect(&to.into())?;
+        let mut stream = TcpStream::from(socket);
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: s\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    lab.netns(from).enter(call).unwrap()
+}
+
+#[test]
+fn who_is_bound_to_loopback_is_seen_under_the_address_of_its_pod() {
+    if !weft_tests::is_root() {
+        return;
+    }
+    let lab = four_pods().pod("d", "n1").up().unwrap();
+    let own = lab.lab().pod("a").unwrap().addresses[0].to_string();
+    for server in ["b", "d"] {
+        let (_server, to) = lab.serve(server, Behaviour::Http(server.into())).unwrap();
+        let answer = told_from_loopback(&lab, "a", to);
+        assert!(
+            answer.contains(&own) && !answer.contains("127.0.0.1"),
+            "{server}: {answer}"
+        );
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Source {
     pub(super) pod: Arc<Pod>,
     pub(super) workload: Arc<Workload>,
     pub(super) identity: SpiffeId,
-    /// The application's own address and port.
+    /// An address of the pod, and the application's port.
     pub(super) client: SocketAddr,
     pub(super) dialled: OrigDst,
 }
@@ -40,6 +40,7 @@ pub(super) async fn identify(
             source: std::io::Error::other(error),
         })?
         .ok_or(Failure::NotCaptured)?;
+    let client = own_address(pod, client).ok_or(Failure::NotCaptured)?;
     let found = own_workload(&shared.config.load(), pod);
     let (workload, identity) = match found {
         Some(found) => found,
@@ -52,6 +53,17 @@ pub(super) async fn identify(
         client,
         dialled,
     })
+}
+
+/// The client as others get to see it. An application may bind to any address of its namespace: one that is bound to 127.0.0.1
+/// is not on the loopback of the pod that it calls, and policies on addresses must not take it for somebody else.
+fn own_address(pod: &Pod, client: SocketAddr) -> Option<SocketAddr> {
+    if pod.has_address(client.ip()) {
+        return Some(client);
+    }
+    let any = || pod.addresses.first().copied();
+    let own = pod.address_like(client.ip()).or_else(any)?;
+    Some(SocketAddr::new(own, client.port()))
 }
 
 async fn wait(worker: &Worker, pod: &Pod) -> Result<(Arc<Workload>, SpiffeId), Failure> {
