@@ -163,14 +163,14 @@ impl Services<'_> {
             subscribers: self.subscribers.clone(),
             shutdown: self.shutdown.clone(),
         };
-        let issue = Issue::service(
+        let issue = Issue::new(
             Arc::clone(&self.authority),
             self.callers.clone(),
             Arc::new(self.counters.clone()),
             Arc::new(SystemClock),
         );
         Serve {
-            routes: Routes::new(ads.service()).add_service(issue),
+            routes: Routes::new(ads.service()).add_service(issue.service()),
             authority: Arc::clone(&self.authority),
             names: server_names(config),
         }

@@ -1,5 +1,7 @@
 //! Whose call it is and which identities it may have: what the two gRPC services ask of tokens and index.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use weft_types::NodeName;
@@ -45,5 +47,11 @@ impl Authorizer for Callers {
             ended: holder.ended,
         };
         holders.into_iter().map(state).collect()
+    }
+
+    fn ttl_default(&self) -> Duration {
+        let view = self.views.newest();
+        let settings = view.map(|view| view.translation.settings.certificate_ttl);
+        settings.unwrap_or_default()
     }
 }

@@ -40,6 +40,11 @@ pub(crate) trait Authorizer: Send + Sync + 'static {
 
     /// All pods that the index holds now with this service account, wherever they run. Deleted pods are not among them.
     fn pods(&self, namespace: &str, service_account: &str) -> Vec<PodState>;
+
+    /// How long certificates live when a call does not say; zero leaves it to the authority.
+    fn ttl_default(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// What happens, for metrics. Must not block.
@@ -62,20 +67,23 @@ pub(crate) struct Issue {
 }
 
 impl Issue {
-    /// The service, ready for a tonic server.
-    pub(crate) fn service(
+    pub(crate) fn new(
         authority: Arc<Authority>,
         authorizer: Arc<dyn Authorizer>,
         events: Arc<dyn IssueEvents>,
         clock: Arc<dyn Clock>,
-    ) -> IstioCertificateServiceServer<Self> {
-        let issue = Self {
+    ) -> Self {
+        Self {
             authority,
             authorizer,
             events,
             rates: Rates::new(clock),
-        };
-        IstioCertificateServiceServer::new(issue).max_decoding_message_size(MESSAGE_MAX)
+        }
+    }
+
+    /// Ready for a tonic server.
+    pub(crate) fn service(self) -> IstioCertificateServiceServer<Self> {
+        IstioCertificateServiceServer::new(self).max_decoding_message_size(MESSAGE_MAX)
     }
 
     async fn answer(
@@ -94,7 +102,10 @@ impl Issue {
         let identity = requested(request.metadata.as_ref())?;
         self.authorize(node, &identity)?;
         // Zero and negative mean that the caller leaves it to us.
-        let ttl = Duration::from_secs(u64::try_from(request.validity_duration).unwrap_or(0));
+        let mut ttl = Duration::from_secs(u64::try_from(request.validity_duration).unwrap_or(0));
+        if ttl.is_zero() {
+            ttl = self.authorizer.ttl_default();
+        }
         let chain = self
             .authority
             .sign(&request.csr, &identity, ttl)

@@ -30,6 +30,10 @@ pub use request::{CSR_MAX, RequestError};
 /// Leaves start this much in the past: clocks of nodes differ.
 const BACKDATE: Duration = Duration::from_mins(5);
 
+/// But by no more than this part of their lifetime. Istio's node proxy renews in the middle between start and end: one that
+/// started further in the past than it has yet to live would be renewed at once, and again, as fast as we sign.
+const BACKDATE_PART: u32 = 4;
+
 /// Shortest lifetime given: shorter would expire before the renewal at half life could be retried a few times.
 const TTL_MIN: Duration = Duration::from_mins(1);
 
@@ -146,7 +150,7 @@ impl Authority {
         options: AuthorityOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AuthorityError> {
-        let files = folder::read(folder)?;
+        let files = folder::read(folder, clock.wall())?;
         let issuer = Issuer::from_ca_cert_der(&files.certificate, files.key)?;
         let leaf = folder::parse(folder, &files.certificate)?;
         let (_, not_after) = validity(&leaf);
@@ -243,7 +247,7 @@ impl Authority {
         };
         let ttl = ttl.min(self.options.ttl_max).max(TTL_MIN).min(left);
         let mut params = CertificateParams::default();
-        params.not_before = (now - BACKDATE).into();
+        params.not_before = (now - backdate(ttl)).into();
         params.not_after = (now + ttl).into();
         params.serial_number = Some(serial());
         params.distinguished_name = DistinguishedName::new();
@@ -307,6 +311,10 @@ impl fmt::Debug for ServerCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ServerCertificate")
     }
+}
+
+fn backdate(ttl: Duration) -> Duration {
+    BACKDATE.min(ttl / BACKDATE_PART)
 }
 
 /// 128 random bits, positive and of full length in DER.

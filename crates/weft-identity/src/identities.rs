@@ -220,6 +220,11 @@ impl Identities {
         }
     }
 
+    /// Asks for certificates of this lifetime from now on. Ones that live longer are replaced within half of it.
+    pub fn set_ttl(&self, ttl: Duration) {
+        self.shared.tell(Command::Ttl(ttl));
+    }
+
     /// Ticks whenever the set of keys changed: export again then.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()

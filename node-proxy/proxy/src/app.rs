@@ -260,6 +260,7 @@ fn apply_settings(shared: &Shared) {
         (true, true) => AccessFormat::Json,
     };
     shared.telemetry.access.set_format(format);
+    shared.identities.set_ttl(settings.certificate_ttl);
 }
 
 fn all_have_certificates(shared: &Shared) -> bool {

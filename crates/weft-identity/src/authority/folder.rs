@@ -17,7 +17,7 @@ use x509_parser::certificate::X509Certificate;
 use zeroize::Zeroizing;
 
 use super::{AuthorityError, self_signed_root};
-use crate::credentials::ROOTS_MAX;
+use crate::credentials::{ROOTS_MAX, validity};
 use crate::san;
 use crate::verify::CHAIN_MAX;
 
@@ -101,7 +101,7 @@ pub(super) fn refuse_exposed(folder: &Path) -> Result<(), AuthorityError> {
     }
 }
 
-pub(super) fn read(folder: &Path) -> Result<Files, AuthorityError> {
+pub(super) fn read(folder: &Path, now: SystemTime) -> Result<Files, AuthorityError> {
     let content = |name: &str, reason| AuthorityError::Content {
         path: folder.join(name),
         reason,
@@ -116,9 +116,23 @@ pub(super) fn read(folder: &Path) -> Result<Files, AuthorityError> {
         return Err(content(CERTIFICATE, "carries another key than ca-key.pem"));
     }
     if !parsed.is_ca() {
-        return Err(content(CERTIFICATE, "is not a certificate authority's"));
+        return Err(content(
+            CERTIFICATE,
+            "is not a certificate authority's: basicConstraints must say CA:TRUE",
+        ));
     }
+    let usage = parsed.key_usage().ok().flatten();
+    if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+        return Err(content(
+            CERTIFICATE,
+            "may not sign certificates: its keyUsage lacks keyCertSign",
+        ));
+    }
+    refuse_untimely(&folder.join(CERTIFICATE), &parsed, now)?;
     let roots = certificates(folder, ROOTS, ROOTS_MAX)?;
+    if roots.iter().all(|(_, root)| is_over(root, now)) {
+        return Err(content(ROOTS, "holds no root that is still valid"));
+    }
     let mut above = vec![issuer];
     if folder.join(CHAIN).exists() {
         above.extend(certificates(folder, CHAIN, CHAIN_MAX)?);
@@ -133,6 +147,31 @@ pub(super) fn read(folder: &Path) -> Result<Files, AuthorityError> {
         roots_pem: roots.iter().map(|(pem, _)| pem.as_str()).collect(),
         roots: roots.into_iter().map(|(_, der)| der).collect(),
     })
+}
+
+/// A certificate that has ended, or whose time has not come: in words, as "the chain does not hold" would send nobody to the right file.
+fn refuse_untimely(
+    path: &Path,
+    certificate: &X509Certificate<'_>,
+    now: SystemTime,
+) -> Result<(), AuthorityError> {
+    let (not_before, not_after) = validity(certificate);
+    let reason = if not_after <= now {
+        "has expired: renew it"
+    } else if not_before > now {
+        "is not valid yet: check the clock of this machine"
+    } else {
+        return Ok(());
+    };
+    Err(AuthorityError::Content {
+        path: path.to_owned(),
+        reason,
+    })
+}
+
+/// Whether a root has ended; one that cannot be read is another error's business.
+fn is_over(root: &CertificateDer<'_>, now: SystemTime) -> bool {
+    san::parse(root).is_ok_and(|root| validity(&root).1 <= now)
 }
 
 pub(super) fn parse<'a>(

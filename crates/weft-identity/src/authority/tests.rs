@@ -123,7 +123,24 @@ fn lifetimes_are_held_within_bounds() {
         let der = CertificateDer::from_pem_slice(chain[0].as_bytes()).unwrap();
         let (start, end) = super::validity(&san::parse(&der).unwrap());
         let life = unix(end) - unix(start);
-        assert_eq!(life, (given + BACKDATE).as_secs(), "{asked:?}");
+        let backdate = BACKDATE.min(given / 4);
+        assert_eq!(life, (given + backdate).as_secs(), "{asked:?}");
+    }
+}
+
+#[test]
+fn the_middle_of_every_lifetime_is_still_to_come() {
+    let (_folder, authority) = authority();
+    let key = PrivateKey::generate().unwrap();
+    let csr = key.request(&id(WEB)).unwrap();
+    for asked in [60, 90, 300, 600, 3600, 86_400].map(Duration::from_secs) {
+        let now = SystemTime::now();
+        let chain = authority.sign(&csr, &id(WEB), asked).unwrap();
+        let der = CertificateDer::from_pem_slice(chain[0].as_bytes()).unwrap();
+        let (start, end) = super::validity(&san::parse(&der).unwrap());
+        let middle = start + end.duration_since(start).unwrap() / 2;
+        let left = middle.duration_since(now).unwrap_or_default();
+        assert!(left >= asked / 3, "{left:?} of {asked:?}");
     }
 }
 
@@ -337,38 +354,84 @@ fn a_plug_in_intermediate_is_sent_along_and_roots_come_last() {
     assert_eq!(roots, 2, "both roots of a rotation are published");
 }
 
-/// What is broken, and how; the text is a key that fits nothing.
-type BadFolder = (&'static str, fn(&Plugin, String));
+/// What is broken, a word that the error says, and how; the text is a key that fits nothing.
+type BadFolder = (&'static str, &'static str, fn(&Plugin, String));
+
+impl Plugin {
+    /// Another issuer, made with these changes.
+    fn issuer(&self, change: impl FnOnce(&mut CertificateParams)) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = ca_params("mesh");
+        change(&mut params);
+        let issuer = params.signed_by(&key, &self.root.issuer).unwrap();
+        self.write("ca-cert.pem", &issuer.pem());
+        self.write("ca-key.pem", &key.serialize_pem());
+        self.write("cert-chain.pem", &issuer.pem());
+    }
+}
 
 #[test]
-fn a_plug_in_folder_that_does_not_belong_together_is_refused() {
+fn a_plug_in_folder_that_cannot_work_is_refused_with_file_and_reason() {
     let key = || KeyPair::generate().unwrap().serialize_pem();
     let cases: &[BadFolder] = &[
-        ("foreign key", |plugin, key| {
-            plugin.write("ca-key.pem", &key);
+        (
+            "foreign key",
+            "another key than ca-key.pem",
+            |plugin, key| {
+                plugin.write("ca-key.pem", &key);
+            },
+        ),
+        ("no key", "ca-key.pem holds no private key", |plugin, _| {
+            plugin.write("ca-key.pem", "");
         }),
-        ("no key", |plugin, _| plugin.write("ca-key.pem", "")),
-        ("no root", |plugin, _| plugin.write("root-cert.pem", "")),
-        ("foreign root", |plugin, _| {
+        (
+            "no root",
+            "root-cert.pem holds no certificate",
+            |plugin, _| {
+                plugin.write("root-cert.pem", "");
+            },
+        ),
+        ("foreign root", "do not belong together", |plugin, _| {
             plugin.write("root-cert.pem", &Root::new("x").pem);
         }),
-        ("garbage", |plugin, _| {
+        ("garbage", "ca-cert.pem", |plugin, _| {
             plugin.write("ca-cert.pem", "-----BEGIN CERTIFICATE-----\n!");
         }),
-        ("two issuers", |plugin, _| {
+        ("two issuers", "ca-cert.pem holds too many", |plugin, _| {
             let pem = format!("{0}{0}", plugin.root.pem);
             plugin.write("ca-cert.pem", &pem);
         }),
-        ("missing file", |plugin, _| {
+        ("missing file", "ca-cert.pem", |plugin, _| {
             fs::remove_file(plugin.folder.path().join("ca-cert.pem")).unwrap();
+        }),
+        ("no authority", "basicConstraints", |plugin, _| {
+            plugin.issuer(|params| params.is_ca = IsCa::ExplicitNoCa);
+        }),
+        ("wrong usage", "keyCertSign", |plugin, _| {
+            plugin.issuer(|params| params.key_usages = vec![KeyUsagePurpose::DigitalSignature]);
+        }),
+        ("expired", "ca-cert.pem has expired", |plugin, _| {
+            plugin.issuer(|params| {
+                params.not_before = (SystemTime::now() - 2 * DAY).into();
+                params.not_after = (SystemTime::now() - DAY).into();
+            });
+        }),
+        ("future", "not valid yet", |plugin, _| {
+            plugin.issuer(|params| {
+                params.not_before = (SystemTime::now() + DAY).into();
+                params.not_after = (SystemTime::now() + 2 * DAY).into();
+            });
         }),
     ];
     Plugin::new().load().expect("control");
-    for (name, change) in cases {
+    let same = Plugin::new();
+    same.issuer(|_| {});
+    same.load().expect("control");
+    for (name, word, change) in cases {
         let plugin = Plugin::new();
         change(&plugin, key());
-        let error = plugin.load().expect_err(name);
-        assert!(!error.to_string().is_empty());
+        let error = plugin.load().expect_err(name).to_string();
+        assert!(error.contains(word), "{name}: {error}");
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) enum Command {
     Want(SpiffeId),
     /// The last pod is gone.
     Forget(SpiffeId),
+    /// Certificates shall live this long.
+    Ttl(Duration),
 }
 
 pub(super) struct Driver {
@@ -81,6 +83,12 @@ impl Driver {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Want(identity) => self.schedule.want(&identity),
+            Command::Ttl(ttl) => {
+                if ttl < self.options.ttl {
+                    self.schedule.shorten(ttl, self.now());
+                }
+                self.options.ttl = ttl;
+            }
             // Commands may overtake each other; the table is the truth.
             Command::Track(identity) | Command::Forget(identity) => {
                 let entry = self

@@ -108,6 +108,18 @@ impl Schedule {
         }
     }
 
+    /// Certificates shall live shorter: those that would not be renewed within half of the new lifetime are, spread over it.
+    pub(super) fn shorten(&mut self, ttl: Duration, now: Now) {
+        for validity in self
+            .jobs
+            .values_mut()
+            .filter_map(|job| job.validity.as_mut())
+        {
+            let soon = now.wall + ttl.mul_f64(rand::rng().random_range(0.0..=0.5));
+            validity.renew_at = validity.renew_at.min(soon);
+        }
+    }
+
     /// The most urgent identity that is due, marked as in flight.
     pub(super) fn start(&mut self, now: Now) -> Option<(SpiffeId, FetchPriority)> {
         let (identity, job) = self

@@ -17,6 +17,7 @@ use crate::credentials::Credentials;
 use crate::testing::{HOUR, PausedClock, WEB, id};
 
 const DAY: Duration = Duration::from_hours(24);
+const MINUTE: Duration = Duration::from_mins(1);
 const DB: &str = "spiffe://cluster.local/ns/default/sa/db";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -231,6 +232,31 @@ async fn it_renews_at_half_life_with_a_new_key_and_never_goes_without() {
         sleep(HOUR).await;
         assert!(bench.identities.current(&id(WEB)).is_some());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_lifetime_is_asked_for_from_now_on_and_a_shorter_one_soon() {
+    let bench = bench();
+    let _lease = bench.ready().await;
+    bench.identities.set_ttl(2 * DAY);
+    sleep(HOUR).await;
+    assert_eq!(bench.ca.calls(), 1, "what lives shorter stays");
+    bench.identities.set_ttl(HOUR);
+    let replaced = async {
+        while bench.ca.calls() == 1 {
+            sleep(MINUTE).await;
+        }
+    };
+    let soon = timeout(HOUR / 2 + MINUTE, replaced).await;
+    soon.expect("what lives longer is replaced within half of the new lifetime");
+    let current = bench.identities.current(&id(WEB)).unwrap();
+    let left = current.not_after().duration_since(bench.clock.wall());
+    assert!(left.clone().unwrap() <= HOUR, "{left:?}");
+    // Told again, as every change of configuration does, it changes nothing: the next one comes at its own half life,
+    // which is 0.45 of its lifetime at the soonest, a minute of it at most gone by.
+    bench.identities.set_ttl(HOUR);
+    sleep(HOUR.mul_f64(0.43)).await;
+    assert_eq!(bench.ca.calls(), 2);
 }
 
 #[tokio::test(start_paused = true)]
