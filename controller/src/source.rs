@@ -3,6 +3,7 @@
 //! Every source speaks [`Update`] and nothing else, so what follows it never knows which one it is.
 //! Not here: what objects mean together (`index`, `translate`).
 
+mod broken;
 mod directory;
 mod files;
 mod keep;

@@ -1,14 +1,16 @@
 //! The task that reads the directory whenever it changes. In: wake-ups. Out: [`Update`]s.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use thiserror::Error;
 use tokio::sync::mpsc;
-use weft_runtime::{Shutdown, spawn};
+use weft_runtime::{Shutdown, off_runtime, spawn};
 
 use super::directory::Directory;
-use super::files::read_all;
+use super::files::{Look, find, read};
 use super::keep::Keep;
 use super::{SourceProblem, Update};
 use crate::wake::{Wake, WakeError};
@@ -51,21 +53,21 @@ pub(crate) fn watch(
         path: folder,
         error,
     })?;
-    let mut directory = Directory::new(keep);
     for root in &roots {
         let path = root.clone();
         std::fs::metadata(root).map_err(|error| WatchError::Read { path, error })?;
     }
     // Watching starts before reading: what changes between the two is read twice, not missed.
     let wake = Wake::new(&roots)?;
-    let files = read_all(&roots).map_err(|(path, error)| WatchError::Read { path, error })?;
-    let first = directory.take(files);
-    let (sender, receiver) = mpsc::channel(UPDATES_MAX);
-    let reader = Reader {
+    let mut files = Files {
         roots,
-        directory,
-        wake,
+        directory: Directory::new(keep),
+        seen: Seen::new(),
     };
+    let first = files.read();
+    let first = first.map_err(|(path, error)| WatchError::Read { path, error })?;
+    let (sender, receiver) = mpsc::channel(UPDATES_MAX);
+    let reader = Reader { files, wake };
     spawn(
         shutdown,
         "source",
@@ -75,13 +77,25 @@ pub(crate) fn watch(
 }
 
 struct Reader {
-    roots: Vec<PathBuf>,
-    directory: Directory,
+    files: Files,
     wake: Wake,
 }
 
+struct Files {
+    roots: Vec<PathBuf>,
+    directory: Directory,
+    seen: Seen,
+}
+
+/// Files as they looked when they were read, unless they may change without looking different.
+type Seen = BTreeMap<PathBuf, Look>;
+
 impl Reader {
-    async fn run(mut self, shutdown: Shutdown, first: Update, updates: mpsc::Sender<Update>) {
+    async fn run(self, shutdown: Shutdown, first: Update, updates: mpsc::Sender<Update>) {
+        let Self {
+            mut files,
+            mut wake,
+        } = self;
         let mut known = first.problems.clone();
         tell(&[], &known);
         if updates.send(first).await.is_err() {
@@ -90,9 +104,16 @@ impl Reader {
         loop {
             tokio::select! {
                 () = shutdown.draining() => return,
-                () = self.wake.next() => {}
+                () = wake.next() => {}
             }
-            let update = self.read();
+            let update;
+            // A large source takes seconds to parse.
+            (files, update) = off_runtime(move || {
+                let update = files.read();
+                (files, update)
+            })
+            .await;
+            let update = update.unwrap_or_else(|(path, error)| away(path, &error));
             if update.changes.is_empty() && update.problems == known {
                 continue;
             }
@@ -103,23 +124,38 @@ impl Reader {
             }
         }
     }
+}
 
-    fn read(&mut self) -> Update {
-        match read_all(&self.roots) {
-            Ok(files) => self.directory.take(files),
-            // The directory itself is away (unmounted, moved): everything stays as it was.
-            Err((file, error)) => Update {
-                changes: Vec::new(),
-                problems: vec![SourceProblem {
-                    file,
-                    line: 0,
-                    object: None,
-                    field: String::new(),
-                    message: format!("cannot be read: {error}"),
-                    effect: "the last good state of all objects stays",
-                }],
-            },
-        }
+impl Files {
+    /// Reads the files that may have changed since the last time. An error is about one of the roots.
+    fn read(&mut self) -> Result<Update, (PathBuf, io::Error)> {
+        let now = SystemTime::now();
+        let found = find(&self.roots)?;
+        let changed = found
+            .iter()
+            .filter(|(path, look)| self.seen.get(*path) != Some(look));
+        let texts = changed
+            .map(|(path, _)| (path.clone(), read(path)))
+            .collect();
+        let update = self.directory.take(|path| found.contains_key(path), texts);
+        self.seen = found;
+        self.seen.retain(|_, look| look.is_settled(now));
+        Ok(update)
+    }
+}
+
+/// The directory itself is away (unmounted, moved): everything stays as it was.
+fn away(file: PathBuf, error: &io::Error) -> Update {
+    Update {
+        changes: Vec::new(),
+        problems: vec![SourceProblem {
+            file,
+            line: 0,
+            object: None,
+            field: String::new(),
+            message: format!("cannot be read: {error}"),
+            effect: "the last good state of all objects stays",
+        }],
     }
 }
 

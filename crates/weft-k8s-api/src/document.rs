@@ -32,11 +32,29 @@ pub struct Document {
     pub object: Object,
 }
 
+/// What is wrong with a file, and what is not.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Broken {
+    /// Everything that is wrong.
+    pub errors: Vec<ParseError>,
+    /// Objects with which nothing is wrong: they are not in use all the same, and their authors must be told.
+    pub neighbours: Vec<Document>,
+}
+
 /// Parses a file, or says everything that is wrong with it.
 pub fn parse(text: &str) -> Result<Parsed, Vec<ParseError>> {
+    parse_all(text).map_err(|broken| broken.errors)
+}
+
+/// The same, and what stands beside the errors.
+pub fn parse_all(text: &str) -> Result<Parsed, Broken> {
     let mut parsed = Parsed::default();
     let mut errors = Vec::new();
-    for node in read(text).map_err(|error| vec![error])? {
+    let not_yaml = |error| Broken {
+        errors: vec![error],
+        neighbours: Vec::new(),
+    };
+    for node in read(text).map_err(not_yaml)? {
         for node in unfold(node) {
             match object(&node) {
                 Ok(object) => parsed.documents.push(Document {
@@ -49,10 +67,12 @@ pub fn parse(text: &str) -> Result<Parsed, Vec<ParseError>> {
         }
     }
     if errors.is_empty() {
-        Ok(parsed)
-    } else {
-        Err(errors)
+        return Ok(parsed);
     }
+    Err(Broken {
+        errors,
+        neighbours: parsed.documents,
+    })
 }
 
 enum Failure {

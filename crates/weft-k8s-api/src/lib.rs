@@ -21,7 +21,7 @@ mod node;
 mod validate;
 mod yaml;
 
-pub use document::{Document, Parsed, parse};
+pub use document::{Broken, Document, Parsed, parse, parse_all};
 pub use error::ParseError;
 pub use mesh::{MeshConfig, parse_mesh_config};
 pub use object::{Kind, Object, ObjectKey};
