@@ -4,6 +4,7 @@
 //! so a slow reader skips what came between and holds up nobody.
 //! Not here: how translations come about (`translate`), what tokens are (`tokens`).
 
+mod pace;
 mod registry;
 mod server;
 mod snapshot;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 use weft_types::NodeName;
 
+use super::pace::{Pace, Turn};
 use super::subscription::Subscription;
 use crate::limits;
 
@@ -14,7 +15,10 @@ const STREAMS_OF_NODE_MAX: usize = 8;
 
 /// All streams.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Subscribers(Arc<Mutex<State>>);
+pub(crate) struct Subscribers {
+    state: Arc<Mutex<State>>,
+    pace: Pace,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -88,11 +92,16 @@ impl Subscribers {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Place {
+    /// Waits until a response of this size may be built.
+    pub(super) async fn turn(&self, bytes: usize) -> Turn {
+        self.subscribers.pace.turn(bytes).await
+    }
+
     pub(super) fn name(&self, client: &str) {
         if let Some(stream) = self.subscribers.lock().streams.get_mut(&self.id) {
             client.clone_into(&mut stream.client);

@@ -6,18 +6,16 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream as Responses;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_proto::resource::REQUEST_MAX;
 use weft_proto::wire::discovery::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
-use weft_proto::wire::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-};
+use weft_proto::wire::discovery::{DeltaDiscoveryRequest, DiscoveryRequest, DiscoveryResponse};
 use weft_runtime::{Shutdown, spawn};
 use weft_types::NodeName;
 
+use super::pace::Responses as Paced;
 use super::registry::Subscribers;
 use super::snapshot::Snapshot;
 use super::stream::Stream;
@@ -63,7 +61,7 @@ impl Ads {
 impl AggregatedDiscoveryService for Ads {
     type StreamAggregatedResourcesStream =
         Pin<Box<dyn Responses<Item = Result<DiscoveryResponse, Status>> + Send>>;
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = Paced;
 
     async fn stream_aggregated_resources(
         &self,
@@ -104,6 +102,6 @@ impl AggregatedDiscoveryService for Ads {
         };
         let task = stream.run(self.shutdown.clone(), request.into_inner());
         spawn(&self.shutdown, "subscriber", task);
-        Ok(Response::new(ReceiverStream::new(responses)))
+        Ok(Response::new(Paced::new(responses)))
     }
 }

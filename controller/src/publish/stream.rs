@@ -12,6 +12,7 @@ use weft_proto::{Message, resource};
 use weft_runtime::Shutdown;
 use weft_types::NodeName;
 
+use super::pace::Paced;
 use super::registry::Place;
 use super::server::{CallerCheck, PublishEvents};
 use super::snapshot::{Entry, Snapshot};
@@ -27,7 +28,7 @@ const TYPES_MAX: usize = 16;
 /// Names of one subscription: every address of a mesh ten times the largest we aim at.
 const NAMES_MAX: usize = 1_000_000;
 
-pub(super) type Outgoing = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
+pub(super) type Outgoing = mpsc::Sender<Paced>;
 
 /// Everything that a stream needs.
 pub(super) struct Stream {
@@ -76,7 +77,7 @@ impl Stream {
             if let Err(status) = outcome {
                 tracing::info!(node = %self.node, code = ?status.code(), reason = status.message(), "subscriber dismissed");
                 // Without waiting: a reader that is stuck is dropped all the same.
-                let _ = self.outgoing.try_send(Err(status));
+                let _ = self.outgoing.try_send((Err(status), None));
                 return;
             }
         }
@@ -165,16 +166,20 @@ impl Stream {
         let Some(subscription) = self.subscriptions.get_mut(type_url) else {
             return Ok(());
         };
-        let delta = subscription.update(snapshot, &self.node);
-        let messages = delta.map(|delta| chunks(type_url, snapshot.serial, delta, CHUNK_BYTES));
-        for mut message in messages.into_iter().flatten() {
-            self.nonce += 1;
-            // In front of what `chunks` has marked it with.
-            message.nonce.insert_str(0, &self.nonce.to_string());
-            subscription.acks.sent += 1;
-            self.events.pushed(type_url);
-            let sent = self.outgoing.send(Ok(message)).await;
-            sent.map_err(|_| Status::cancelled("the client has left"))?;
+        if let Some(delta) = subscription.update(snapshot, &self.node) {
+            let mut turn = self.place.turn(delta.bytes()).await;
+            let messages = chunks(type_url, snapshot.serial, delta, CHUNK_BYTES);
+            let last = messages.len() - 1;
+            for (index, mut message) in messages.into_iter().enumerate() {
+                self.nonce += 1;
+                // In front of what `chunks` has marked it with.
+                message.nonce.insert_str(0, &self.nonce.to_string());
+                subscription.acks.sent += 1;
+                self.events.pushed(type_url);
+                let turn = if index == last { turn.take() } else { None };
+                let sent = self.outgoing.send((Ok(message), turn)).await;
+                sent.map_err(|_| Status::cancelled("the client has left"))?;
+            }
         }
         self.place.show(type_url, subscription);
         Ok(())

@@ -54,6 +54,14 @@ pub(super) struct Delta {
     pub(super) removed: Vec<String>,
 }
 
+impl Delta {
+    /// About how large it is on the wire.
+    pub(super) fn bytes(&self) -> usize {
+        let bodies = self.changed.iter().map(|entry| entry.body.value.len());
+        bodies.sum()
+    }
+}
+
 /// What a request was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
