@@ -2,14 +2,18 @@
 //!
 //! Nothing secret: tokens and keys are not in any of the structures that are shown.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde_json::{Value, json};
 use weft_runtime::{Request, Response};
 use weft_telemetry::{LogHandle, Metrics};
 use weft_types::{Service, Workload};
 
 use crate::publish::Subscribers;
+use crate::source::SourceProblem;
+use crate::translate::PolicyStatus;
 use crate::view::{View, Views};
 
 /// What there is to show.
@@ -73,17 +77,55 @@ fn status(view: &View) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "source": { "problems": problems },
-        "policies": translation.statuses,
-        "findings": translation.findings,
+        "policies": policies(view),
+        "findings": translation.findings.values().flat_map(|findings| findings.iter()).collect::<Vec<_>>(),
         "counts": {
             "workloads": translation.workloads.len(),
             "services": translation.services.len(),
             "policies": translation.policies.len(),
-            "enrollments": translation.enrollments.len(),
+            "enrollments": translation.enrollments.values().map(OrdMap::len).sum::<usize>(),
         },
-        "services": translation.services.iter().map(service_addresses).collect::<Vec<_>>(),
+        "services": translation.services.values().map(|service| service_addresses(service)).collect::<Vec<_>>(),
     })
 }
+
+/// Every policy and what became of it, with those of which the files now say something that cannot be accepted.
+fn policies(view: &View) -> Vec<PolicyStatus> {
+    let statuses = view.translation.statuses.iter();
+    let mut policies: BTreeMap<String, PolicyStatus> = statuses
+        .map(|(key, status)| (key.to_string(), PolicyStatus::clone(status)))
+        .collect();
+    for problem in &view.problems {
+        let object = problem.object.as_deref().unwrap_or_default();
+        let Some((kind, name)) = POLICY_KINDS
+            .iter()
+            .find_map(|kind| Some((*kind, object.strip_prefix(kind)?.strip_prefix(' ')?)))
+        else {
+            continue;
+        };
+        let SourceProblem {
+            file,
+            line,
+            field,
+            message,
+            effect,
+            ..
+        } = problem;
+        let file = file.display();
+        let colon = if field.is_empty() { "" } else { ": " };
+        let message = format!("{file}, line {line}: {field}{colon}{message}; {effect}");
+        let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+        let invalid = PolicyStatus::invalid(kind, namespace, name, message);
+        match policies.get_mut(object) {
+            // The latest text is not what holds, so the policy as written is not accepted.
+            Some(status) => status.join(invalid),
+            None => drop(policies.insert(object.to_owned(), invalid)),
+        }
+    }
+    policies.into_values().collect()
+}
+
+const POLICY_KINDS: [&str; 2] = ["AuthorizationPolicy", "PeerAuthentication"];
 
 fn service_addresses(service: &Service) -> Value {
     let addresses = service.addresses.iter().map(|address| address.address);
@@ -96,7 +138,9 @@ fn service_addresses(service: &Service) -> Value {
 
 fn dump(view: &View) -> Value {
     let translation = &view.translation;
-    let enrollments = translation.enrollments.iter().map(|(node, pod)| {
+    let pods = translation.enrollments.iter();
+    let pods = pods.flat_map(|(node, pods)| pods.values().map(move |pod| (node, pod)));
+    let enrollments = pods.map(|(node, pod)| {
         json!({
             "node": node.as_str(),
             "uid": pod.uid.as_str(),
@@ -109,7 +153,7 @@ fn dump(view: &View) -> Value {
             "netns": pod.netns,
         })
     });
-    let policies = translation.policies.iter().map(|policy| {
+    let policies = translation.policies.values().map(|policy| {
         json!({
             "name": policy.name.to_string(),
             "scope": format!("{:?}", policy.scope),
@@ -120,8 +164,8 @@ fn dump(view: &View) -> Value {
     });
     json!({
         "settings": format!("{:?}", translation.settings),
-        "workloads": translation.workloads.iter().map(workload).collect::<Vec<_>>(),
-        "services": translation.services.iter().map(service).collect::<Vec<_>>(),
+        "workloads": translation.workloads.values().map(|item| workload(item)).collect::<Vec<_>>(),
+        "services": translation.services.values().map(|item| service(item)).collect::<Vec<_>>(),
         "policies": policies.collect::<Vec<_>>(),
         "enrollments": enrollments.collect::<Vec<_>>(),
     })

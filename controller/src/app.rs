@@ -1,6 +1,8 @@
 //! Wires the stages together. The only module that sees all of them.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +22,14 @@ use crate::caller::Callers;
 use crate::config::Config;
 use crate::index::Index;
 use crate::issue::Issue;
+use crate::kept::Kept;
 use crate::metrics::{Counters, registry};
-use crate::pipeline::{Pipeline, load_addresses};
+use crate::pipeline::{Pipeline, State};
 use crate::publish::{Ads, Snapshot, Subscribers};
 use crate::serve::{Serve, ServeError};
 use crate::source::{NEVER_GOOD, SourceProblem, WatchError, watch as watch_source};
 use crate::tokens::{TokenError, Tokens};
-use crate::translate::Memory;
+use crate::translate::{Translation, Translator};
 use crate::view::Views;
 
 /// Workload certificates live no longer, whatever is asked for; the server's own lives as long.
@@ -91,20 +94,20 @@ pub(crate) async fn start(
         .collect();
     let tokens = Tokens::open(shutdown, &config.tokens, &nodes)?;
     let views = Views::default();
-    let addresses_file = config.state_dir.join("cluster-ips.json");
+    let (kept, addresses, holders) = Kept::load(&config.state_dir);
     let (snapshots, newest) = watch::channel(Arc::new(Snapshot::default()));
     let pipeline = Pipeline {
         updates: watch_source(shutdown, config.source.clone(), &config.state_dir)?,
-        index: Index::default(),
-        memory: Memory {
-            virtual_addresses: load_addresses(&addresses_file),
-            ..Memory::default()
+        state: State {
+            index: Index::default(),
+            translator: Translator::new(addresses, holders, own_addresses(&config)),
+            kept,
+            tokens: tokens.clone(),
+            views: views.clone(),
+            snapshots,
+            clock: Arc::new(SystemClock),
+            told: Translation::default(),
         },
-        addresses_file,
-        tokens: tokens.clone(),
-        views: views.clone(),
-        snapshots,
-        clock: Arc::new(SystemClock),
     };
     let pipeline = spawn(shutdown, "pipeline", pipeline.run(shutdown.clone()));
     // Nobody is served before the source was read: an empty mesh would be told to everybody as the truth.
@@ -219,6 +222,18 @@ fn server_names(config: &Config) -> Vec<String> {
     names.sort();
     names.dedup();
     names
+}
+
+/// Addresses under which the controller is reached, as far as its flags say.
+fn own_addresses(config: &Config) -> BTreeSet<IpAddr> {
+    let names = config.server_names.iter();
+    let named = names.filter_map(|name| name.parse::<IpAddr>().ok());
+    let all = named
+        .chain([config.listen.ip()])
+        .chain(config.metrics_address.map(|at| at.ip()));
+    all.map(|address| address.to_canonical())
+        .filter(|address| !address.is_unspecified())
+        .collect()
 }
 
 fn serve_admin(config: &Config, shutdown: &Shutdown, admin: &Admin) -> Result<(), StartError> {

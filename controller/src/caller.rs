@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
-use weft_types::NodeName;
+use weft_types::{NodeName, ResourceName};
 
 use crate::issue::{Authorizer, PodState, bearer};
 use crate::publish::CallerCheck;
 use crate::tokens::Tokens;
+use crate::translate::IdentityHolder;
 use crate::view::Views;
 
 /// Tokens from files, pods from the newest translation.
@@ -41,8 +42,8 @@ impl Authorizer for Callers {
 
     fn pods(&self, namespace: &str, service_account: &str) -> Vec<PodState> {
         let holders = self.views.holders(namespace, service_account);
-        let state = |holder: crate::translate::IdentityHolder| PodState {
-            name: holder.pod,
+        let state = |(name, holder): (ResourceName, IdentityHolder)| PodState {
+            name: name.to_string(),
             node: holder.node,
             ended: holder.ended,
         };

@@ -21,6 +21,7 @@ mod translate;
 
 mod view;
 
+mod kept;
 mod pipeline;
 
 mod publish;

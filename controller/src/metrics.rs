@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use weft_k8s_api::Kind;
 use weft_runtime::limit_counts;
 use weft_telemetry::Metrics;
 use weft_telemetry::prometheus_client::collector::Collector;
@@ -16,6 +17,7 @@ use weft_types::{NodeName, SpiffeId};
 use crate::issue::IssueEvents;
 use crate::limits;
 use crate::publish::{PublishEvents, Subscribers};
+use crate::translate::Reason;
 use crate::view::Views;
 
 /// Istio's names have no `_total`, which this library gives to every counter: as gauges they keep the names that dashboards ask for.
@@ -158,7 +160,18 @@ impl Collector for State {
         gauge(
             "weft_findings",
             "Fields not honoured",
-            translation.findings.len(),
+            translation.findings.values().map(|of| of.len()).sum(),
+        )?;
+        let claimants = translation.findings.iter().filter(|(key, _)| {
+            let kinds = [Kind::Service, Kind::Pod, Kind::WorkloadEntry];
+            kinds.contains(&key.kind)
+        });
+        let said = claimants.flat_map(|(_, of)| of.iter());
+        gauge(
+            "weft_address_conflicts",
+            "Addresses that an object names and another has",
+            said.filter(|finding| finding.reason == Reason::Conflicted)
+                .count(),
         )
     }
 }

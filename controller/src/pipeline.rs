@@ -1,74 +1,94 @@
 //! The one task that owns the state: source -> index -> translate -> publish.
 //!
 //! In: [`Update`]s. Out: a [`View`] and then a [`Snapshot`], in this order, so that nobody is told of a pod whose identity is not known yet.
+//!
+//! A large change takes seconds of a core. So the work is done on a thread of its own, and the runtime's go on serving what was published last.
 
-use std::collections::{BTreeMap, HashSet};
-use std::io;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use tokio::sync::{mpsc, watch};
-use weft_runtime::{Clock, Shutdown};
+use weft_k8s_api::{Kind, ObjectKey};
+use weft_runtime::{Clock, Shutdown, off_runtime};
 use weft_types::NodeName;
 
-use crate::index::Index;
+use crate::index::{Changes, Index};
+use crate::kept::Kept;
 use crate::publish::Snapshot;
 use crate::source::{SourceProblem, Update};
 use crate::tokens::Tokens;
-use crate::translate::{Finding, Memory, PolicyStatus, Translation, VirtualAddresses, translate};
+use crate::translate::{Finding, PolicyStatus, Translation, Translator};
 use crate::view::{View, Views};
 
 /// The state and where it goes.
 pub(crate) struct Pipeline {
     pub(crate) updates: mpsc::Receiver<Update>,
+    pub(crate) state: State,
+}
+
+/// What one update after the other is worked into.
+pub(crate) struct State {
     pub(crate) index: Index,
-    pub(crate) memory: Memory,
-    /// Where cluster IPs that were given are kept.
-    pub(crate) addresses_file: PathBuf,
+    pub(crate) translator: Translator,
+    /// Who has which address, for the next run.
+    pub(crate) kept: Kept,
     pub(crate) tokens: Tokens,
     pub(crate) views: Views,
     pub(crate) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// What the log was told of.
+    pub(crate) told: Translation,
 }
 
 impl Pipeline {
     /// Runs until the source ends or the program drains.
-    pub(crate) async fn run(mut self, shutdown: Shutdown) {
-        let mut told = Told::default();
+    pub(crate) async fn run(self, shutdown: Shutdown) {
+        let Self {
+            mut updates,
+            mut state,
+        } = self;
         loop {
             let update = tokio::select! {
                 () = shutdown.draining() => return,
-                update = self.updates.recv() => update,
+                update = updates.recv() => update,
             };
-            let Some(update) = update else { return };
-            let problems = self.apply(update);
-            let before = self.memory.virtual_addresses.clone();
-            let started = self.clock.now();
-            let translation = translate(&self.index, &mut self.memory);
-            let translated = self.clock.now() - started;
-            if before != self.memory.virtual_addresses {
-                self.keep_addresses();
+            let Some(mut newest) = update else { return };
+            // Of all that have come since only the newest state is worth a translation.
+            let mut changes = std::mem::take(&mut newest.changes);
+            while let Ok(next) = updates.try_recv() {
+                newest = next;
+                changes.append(&mut newest.changes);
             }
-            self.make_tokens();
-            told.tell(&translation);
-            self.publish(translation, problems);
-            let published = self.clock.now() - started;
-            tracing::debug!(?translated, ?published, "translated and published");
+            newest.changes = changes;
+            state = off_runtime(move || {
+                state.take(newest);
+                state
+            })
+            .await;
         }
     }
+}
 
-    /// Applies an update and all that have come since: only the newest state is worth a translation.
-    fn apply(&mut self, mut update: Update) -> Vec<SourceProblem> {
-        loop {
-            for change in update.changes {
-                self.index.apply(change);
-            }
-            match self.updates.try_recv() {
-                Ok(next) => update = next,
-                Err(_) => return update.problems,
-            }
+impl State {
+    fn take(&mut self, update: Update) {
+        let started = self.clock.now();
+        let mut changes = Changes::new();
+        for change in update.changes {
+            let (key, before) = self.index.apply(change);
+            // Of several changes of one object the first knows what was translated last.
+            changes.entry(key).or_insert(before);
         }
+        let translation = self.translator.translate(&self.index, &changes).clone();
+        let translated = self.clock.now() - started;
+        self.kept.store(&self.translator);
+        self.make_tokens(&changes);
+        tell(&self.told, &translation);
+        self.told = translation.clone();
+        self.publish(translation, update.problems);
+        let published = self.clock.now() - started;
+        let objects = changes.len();
+        tracing::debug!(objects, ?translated, ?published, "translated and published");
     }
 
     fn publish(&self, translation: Translation, problems: Vec<SourceProblem>) {
@@ -80,83 +100,23 @@ impl Pipeline {
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 
-    fn make_tokens(&self) {
-        for node in self
-            .index
-            .nodes
-            .keys()
-            .map(|node| NodeName::from(node.as_str()))
-        {
+    /// Tokens of nodes that came. One that was withdrawn since is not made anew: only a restart or another change of its Node does that.
+    fn make_tokens(&self, changes: &Changes) {
+        let nodes = changes.keys().filter(|key| key.kind == Kind::Node);
+        for key in nodes.filter(|key| self.index.nodes.contains_key(&key.name)) {
+            let node = NodeName::from(key.name.as_str());
             if let Err(error) = self.tokens.ensure(&node) {
                 tracing::warn!(%node, %error, "cannot make the token of a node, check --tokens");
             }
         }
     }
-
-    fn keep_addresses(&self) {
-        if let Err(error) = store(&self.addresses_file, &self.memory.virtual_addresses) {
-            let file = self.addresses_file.display();
-            tracing::warn!(%file, %error, "cannot keep cluster IPs, a restart may give others; check the state folder");
-        }
-    }
 }
 
-type Kept = BTreeMap<String, Vec<IpAddr>>;
-
-fn store(file: &Path, addresses: &VirtualAddresses) -> io::Result<()> {
-    let mut kept = Kept::new();
-    for (service, address) in addresses.entries() {
-        kept.entry(service).or_default().push(address);
-    }
-    let beside = file.with_extension("new");
-    std::fs::write(&beside, serde_json::to_vec_pretty(&kept)?)?;
-    std::fs::rename(&beside, file)
-}
-
-/// Cluster IPs given by an earlier run; none when there was none, or its file is damaged.
-pub(crate) fn load_addresses(file: &Path) -> VirtualAddresses {
-    let text = match std::fs::read(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return VirtualAddresses::default();
-        }
-        Err(error) => {
-            let file = file.display();
-            tracing::warn!(%file, %error, "cannot read kept cluster IPs, services may get others");
-            return VirtualAddresses::default();
-        }
-    };
-    match serde_json::from_slice::<Kept>(&text) {
-        Ok(kept) => {
-            let entries = kept.into_iter().flat_map(|(service, addresses)| {
-                addresses
-                    .into_iter()
-                    .map(move |address| (service.clone(), address))
-            });
-            VirtualAddresses::from_entries(entries)
-        }
-        Err(error) => {
-            let file = file.display();
-            tracing::warn!(%file, %error, "kept cluster IPs are damaged, services may get others");
-            VirtualAddresses::default()
-        }
-    }
-}
-
-/// What the log has been told, so that it hears everything once.
-#[derive(Default)]
-struct Told {
-    findings: HashSet<Finding>,
-    statuses: HashSet<PolicyStatus>,
-}
-
-impl Told {
-    fn tell(&mut self, translation: &Translation) {
-        let news = translation
-            .findings
-            .iter()
-            .filter(|finding| !self.findings.contains(finding));
-        for finding in news {
+/// Tells the log what is new; it hears everything once.
+fn tell(before: &Translation, now: &Translation) {
+    for (key, findings) in changed(&before.findings, &now.findings) {
+        let known = before.findings.get(key).map_or(&[][..], |known| known);
+        for finding in findings.iter().filter(|finding| !known.contains(finding)) {
             let Finding {
                 object,
                 field,
@@ -166,23 +126,32 @@ impl Told {
             } = finding;
             tracing::warn!(object, field, effect, "{message}");
         }
-        let news = translation
-            .statuses
-            .iter()
-            .filter(|status| !self.statuses.contains(status));
-        for status in news {
-            for condition in status.conditions.iter().filter(|c| c.status == "False") {
-                let PolicyStatus {
-                    kind,
-                    namespace,
-                    name,
-                    ..
-                } = status;
-                let message = &condition.message;
-                tracing::warn!(kind, namespace, name, "not enforced as written: {message}");
-            }
+    }
+    for (_, status) in changed(&before.statuses, &now.statuses) {
+        for condition in status.conditions.iter().filter(|c| c.status == "False") {
+            let PolicyStatus {
+                kind,
+                namespace,
+                name,
+                ..
+            } = &**status;
+            let message = &condition.message;
+            tracing::warn!(kind, namespace, name, "not enforced as written: {message}");
         }
-        self.findings = translation.findings.iter().cloned().collect();
-        self.statuses = translation.statuses.iter().cloned().collect();
     }
 }
+
+/// Entries that are new or another.
+fn changed<'a, T: PartialEq + 'a>(
+    before: &'a OrdMap<ObjectKey, Arc<T>>,
+    now: &'a OrdMap<ObjectKey, Arc<T>>,
+) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<T>)> {
+    before.diff(now).filter_map(|item| match item {
+        DiffItem::Add(key, value) => Some((key, value)),
+        DiffItem::Update { new, .. } => Some(new),
+        DiffItem::Remove(..) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,9 @@
 //! The newest translation, for those who look things up instead of being told: certificate authority, admin socket, metrics.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use imbl::OrdMap;
 use weft_types::ResourceName;
 
 use crate::source::SourceProblem;
@@ -29,14 +29,17 @@ impl Views {
         self.0.load_full()
     }
 
-    /// Pods with an identity.
-    pub(crate) fn holders(&self, namespace: &str, service_account: &str) -> Vec<IdentityHolder> {
+    /// Pods with an identity, by name.
+    pub(crate) fn holders(
+        &self,
+        namespace: &str,
+        service_account: &str,
+    ) -> OrdMap<ResourceName, IdentityHolder> {
         let identity = ResourceName::new(namespace, service_account);
-        let identities = |view: &View| {
-            let identities: &BTreeMap<_, _> = &view.translation.identities;
-            identities.get(&identity).cloned()
-        };
         let view = self.newest();
-        view.as_deref().and_then(identities).unwrap_or_default()
+        let holders = view
+            .as_deref()
+            .and_then(|view| view.translation.identities.get(&identity));
+        holders.cloned().unwrap_or_default()
     }
 }

@@ -5,7 +5,8 @@
 //! ```text
 //! first request: nothing named       -> everything (wildcard)
 //!                "*" among the names -> everything
-//!                names               -> these and what belongs to them (on demand)
+//!                names               -> these and what belongs to them (on demand), and the node's own workloads
+//!                "*" joins and leaves, with versions of what it kept -> it goes on wanting what it kept
 //! later:         names join and leave; "*" joins and leaves; a nonce is an ACK, with an error a NACK
 //! ```
 
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
+use weft_proto::resource;
 use weft_proto::wire::discovery::DeltaDiscoveryRequest;
 use weft_types::NodeName;
 
@@ -80,8 +82,12 @@ impl Subscription {
             ..Self::default()
         };
         subscription.change_names(request);
-        // Names that the client kept need no answer of their own: their versions decide.
         let kept = &subscription.kept;
+        if !subscription.wildcard {
+            // A client on demand that comes back says what it wants by what it has (Istio's node proxy does).
+            subscription.names.extend(kept.keys().cloned());
+        }
+        // Names that the client kept need no answer of their own: their versions decide.
         subscription.asked.retain(|name| !kept.contains_key(name));
         subscription
     }
@@ -131,7 +137,7 @@ impl Subscription {
     pub(super) fn update(&mut self, snapshot: &Snapshot, node: &NodeName) -> Option<Delta> {
         let table = snapshot.table(&self.type_url, node).unwrap_or_default();
         let mut delta = Delta::default();
-        let wanted = self.wanted(snapshot, &table, &mut delta);
+        let wanted = self.wanted(snapshot, &table, node, &mut delta);
         for (name, version) in std::mem::take(&mut self.kept) {
             match wanted.get(name.as_str()) {
                 Some(entry) if *entry.version == *version => {
@@ -139,7 +145,7 @@ impl Subscription {
                 }
                 // Told below as changed.
                 Some(_) => {}
-                None => delta.removed.push(name),
+                None => self.answer_alias(snapshot, &table, &name, &version, &mut delta),
             }
         }
         for item in self.told.diff(&wanted) {
@@ -160,7 +166,30 @@ impl Subscription {
         (first || delta != Delta::default()).then_some(delta)
     }
 
-    fn wanted(&mut self, snapshot: &Snapshot, table: &Table, delta: &mut Delta) -> Table {
+    /// Tells what a name stands for that is no resource's own, unless the client has that version, or that there is none.
+    fn answer_alias(
+        &self,
+        snapshot: &Snapshot,
+        table: &Table,
+        name: &str,
+        version: &str,
+        delta: &mut Delta,
+    ) {
+        let entry = snapshot.aliased(table, name).filter(|_| !self.wildcard);
+        match entry {
+            Some(entry) if *entry.version == *version => {}
+            Some(entry) => delta.changed.push(entry),
+            None => delta.removed.push(name.to_owned()),
+        }
+    }
+
+    fn wanted(
+        &mut self,
+        snapshot: &Snapshot,
+        table: &Table,
+        node: &NodeName,
+        delta: &mut Delta,
+    ) -> Table {
         let asked = std::mem::take(&mut self.asked);
         if self.wildcard {
             let unknown = asked
@@ -170,12 +199,17 @@ impl Subscription {
             return table.clone();
         }
         let mut wanted = Table::new();
-        for name in &self.names {
-            let found = snapshot.resolve(table, name);
-            if found.is_empty() && asked.contains(name) {
-                delta.removed.push(name.clone());
+        if self.type_url == resource::ADDRESS {
+            // A proxy on demand asks for what its pods dial and waits to be told of the pods themselves.
+            for entry in snapshot.of_node(table, node) {
+                wanted.insert(Arc::clone(&entry.name), entry);
             }
-            for entry in found {
+        }
+        for name in &self.names {
+            if asked.contains(name) && !table.contains_key(name.as_str()) {
+                self.answer_alias(snapshot, table, name, "", delta);
+            }
+            for entry in snapshot.resolve(table, name) {
                 wanted.insert(Arc::clone(&entry.name), entry);
             }
         }

@@ -23,7 +23,7 @@ use weft_types::NodeName;
 use super::{Ads, CallerCheck, PublishEvents, Snapshot, Subscribers};
 use crate::index::Index;
 use crate::source::Change;
-use crate::translate::{Memory, translate};
+use crate::translate::Translator;
 
 /// Ten times what the slowest answer takes on a loaded machine.
 const LONG: Duration = Duration::from_secs(20);
@@ -102,8 +102,9 @@ impl Controller {
         for document in weft_k8s_api::parse(text).unwrap().documents {
             index.apply(Change::Put(document.object));
         }
-        let translation = translate(&index, &mut Memory::default());
-        let next = self.snapshots.borrow().next(&translation);
+        let mut translator = Translator::default();
+        let translation = translator.translate(&index, &index.all());
+        let next = self.snapshots.borrow().next(translation);
         self.snapshots.send_replace(Arc::new(next));
     }
 
@@ -273,7 +274,7 @@ async fn on_demand_gives_what_is_asked_for_and_what_belongs_to_it() {
     let a = pod("a", "n1", "10.0.0.1", "one");
     let alone = pod("alone", "n1", "10.0.0.7", "one").replace("app: web", "app: other");
     let controller = Controller::start(&format!("{a}{alone}{SERVICE}")).await;
-    let mut client = controller.connect(Some("t1")).await.unwrap();
+    let mut client = controller.connect(Some("t2")).await.unwrap();
     let subscribe = |name: &'static str| {
         move |request: &mut DeltaDiscoveryRequest| {
             request.resource_names_subscribe = vec![name.to_owned()];
@@ -286,20 +287,21 @@ async fn on_demand_gives_what_is_asked_for_and_what_belongs_to_it() {
         })
         .await;
     assert!(told(&client.next().await).is_empty());
+    // Under the name that was asked for, which is what some clients wait for, and under its own.
     client.ask(ADDRESS, subscribe("/10.0.0.7")).await;
     assert_eq!(
         told(&client.next().await),
-        ["+Kubernetes//Pod/default/alone"]
+        ["+/10.0.0.7", "+Kubernetes//Pod/default/alone"]
     );
     client.ask(ADDRESS, subscribe("/10.96.0.5")).await;
     assert_eq!(
         told(&client.next().await),
-        [format!("+{A}"), format!("+{WEB}")]
+        ["+/10.96.0.5".to_owned(), format!("+{A}"), format!("+{WEB}")]
     );
     // Unknown: told so, and told again when it comes to be.
     client.ask(ADDRESS, subscribe("/10.0.0.2")).await;
     assert_eq!(told(&client.next().await), ["-/10.0.0.2"]);
-    let b = pod("b", "n2", "10.0.0.2", "one");
+    let b = pod("b", "n1", "10.0.0.2", "one");
     controller.publish(&format!("{a}{alone}{b}{SERVICE}"));
     assert_eq!(told(&client.next().await), [format!("+{B}")]);
     // Asked for again, it is told again, although nothing changed.
@@ -318,6 +320,85 @@ async fn on_demand_gives_what_is_asked_for_and_what_belongs_to_it() {
     controller.publish(&format!("{a}{b}{SERVICE}"));
     controller.publish(&format!("{a}{SERVICE}"));
     assert_eq!(told(&client.next().await), [format!("-{B}")]);
+}
+
+#[tokio::test]
+async fn on_demand_the_workloads_of_the_own_node_come_unasked() {
+    let a = pod("a", "n1", "10.0.0.1", "one");
+    let b = pod("b", "n2", "10.0.0.2", "one");
+    let controller = Controller::start(&format!("{a}{b}{SERVICE}")).await;
+    let mut client = controller.connect(Some("t1")).await.unwrap();
+    client
+        .ask(ADDRESS, |request| {
+            request.resource_names_subscribe = vec!["*".to_owned()];
+            request.resource_names_unsubscribe = vec!["*".to_owned()];
+        })
+        .await;
+    assert_eq!(told(&client.next().await), [format!("+{A}")]);
+    let here = b.replace("n2", "n1");
+    controller.publish(&format!("{a}{here}{SERVICE}"));
+    assert_eq!(told(&client.next().await), [format!("+{B}")]);
+    controller.publish(&format!("{b}{SERVICE}"));
+    assert_eq!(
+        told(&client.next().await),
+        [format!("-{A}"), format!("-{B}")]
+    );
+}
+
+#[tokio::test]
+async fn on_demand_what_was_kept_stays_wanted_after_a_reconnect() {
+    let a = pod("a", "n1", "10.0.0.1", "one");
+    let b = pod("b", "n1", "10.0.0.2", "one").replace("app: web", "app: other");
+    let controller = Controller::start(&format!("{a}{b}{SERVICE}")).await;
+    let mut client = controller.connect(Some("t2")).await.unwrap();
+    client
+        .ask(ADDRESS, |request| {
+            request.resource_names_subscribe = vec!["/10.0.0.2".to_owned()];
+        })
+        .await;
+    let first = client.next().await;
+    assert_eq!(told(&first), ["+/10.0.0.2".to_owned(), format!("+{B}")]);
+    let mut kept: std::collections::BTreeMap<_, _> = first
+        .resources
+        .into_iter()
+        .map(|r| (r.name, r.version))
+        .collect();
+    // Asked for on the old stream, not answered there: kept without a version.
+    kept.insert("/10.96.0.5".to_owned(), String::new());
+    kept.insert("/10.0.0.8".to_owned(), String::new());
+    kept.insert("/10.0.0.9".to_owned(), "of what has gone".to_owned());
+    let back = async |kept: &std::collections::BTreeMap<String, String>| {
+        let client = controller.connect(Some("t2")).await.unwrap();
+        let kept = kept.clone();
+        client
+            .ask(ADDRESS, |request| {
+                request.resource_names_subscribe = vec!["*".to_owned()];
+                request.resource_names_unsubscribe = vec!["*".to_owned()];
+                request.initial_resource_versions = kept;
+            })
+            .await;
+        client
+    };
+    let mut client = back(&kept).await;
+    assert_eq!(
+        told(&client.next().await),
+        [
+            "+/10.96.0.5".to_owned(),
+            format!("+{A}"),
+            format!("+{WEB}"),
+            "-/10.0.0.8".to_owned(),
+            "-/10.0.0.9".to_owned(),
+        ]
+    );
+    // What it kept goes on being followed.
+    let moved = b.replace("10.0.0.2", "10.0.0.3");
+    controller.publish(&format!("{a}{moved}{SERVICE}"));
+    let changed = client.next().await;
+    assert_eq!(told(&changed), [format!("+{B}")]);
+    // And what is no longer known by that name is said to be gone.
+    kept.retain(|name, _| name == "/10.0.0.2");
+    let mut client = back(&kept).await;
+    assert_eq!(told(&client.next().await), ["-/10.0.0.2"]);
 }
 
 #[tokio::test]

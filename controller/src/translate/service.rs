@@ -1,7 +1,8 @@
 //! Services: names, virtual addresses, ports, how an endpoint is chosen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service as KubeService, ServiceSpec};
@@ -12,9 +13,9 @@ use weft_types::{
 };
 
 use super::finding::{Findings, Note, Reason};
-use super::member::{Member, namespace_must_exist};
-use super::vip::Family;
-use super::{Context, Memory, waypoint};
+use super::member::namespace_must_exist;
+use super::vip::{Family, VirtualAddresses};
+use super::{Context, waypoint};
 
 const CLUSTER_DOMAIN: &str = "svc.cluster.local";
 /// Kubernetes' default, three hours.
@@ -25,93 +26,168 @@ pub(super) fn hostname(namespace: &str, name: &str) -> String {
     format!("{name}.{namespace}.{CLUSTER_DOMAIN}")
 }
 
+/// The name of its object.
+pub(super) fn object_name(name: &ServiceName) -> ResourceName {
+    let end = name.hostname.len() - name.namespace.len() - CLUSTER_DOMAIN.len() - 2;
+    ResourceName::new(Arc::clone(&name.namespace), &name.hostname[..end])
+}
+
 /// Its name in the mesh.
 pub(super) fn service_name(name: &ResourceName) -> ServiceName {
     let hostname = hostname(&name.namespace, &name.name);
     ServiceName::new(name.namespace.as_ref(), hostname)
 }
 
-/// All services but those that only alias a name.
-pub(super) fn services(
-    context: &Context<'_>,
-    members: &[Member],
-    memory: &mut Memory,
-    findings: &mut Findings,
-) -> Vec<Service> {
-    let index = context.index;
-    let vips = &mut memory.virtual_addresses;
-    vips.retain(|name| index.services.contains_key(name));
-    let workload_addresses: BTreeSet<IpAddr> = members
-        .iter()
-        .flat_map(|member| member.workload.addresses.iter().copied())
-        .collect();
-    let (taken, mut explicit) = claimed(context, &workload_addresses, findings);
-    let is_taken = |address| taken.contains(&address) || workload_addresses.contains(&address);
-    let mut services = Vec::with_capacity(index.services.len());
-    for (name, service) in &index.services {
-        let Some(spec) = &service.spec else { continue };
-        let key = ObjectKey::new(Kind::Service, name.namespace.as_ref(), name.name.as_ref());
-        if refused(&key, spec, findings) {
-            continue;
-        }
-        let mut addresses = explicit.remove(name).unwrap_or_default();
-        for block in missing(spec, service, &context.mesh.service_cidrs) {
-            match vips.give(name, block, is_taken) {
-                Some(address) => addresses.push(address),
-                None => findings.add(
-                    &key,
-                    Note {
-                        field: "spec.clusterIP",
-                        reason: Reason::Exhausted,
-                        message: format!("serviceCidr {block} has no address left"),
-                        effect: "published without an address of this family",
-                    },
-                ),
-            }
-        }
-        services.push(self::service(
-            context, name, &key, service, spec, addresses, findings,
-        ));
-    }
-    // Hostnames sort in another order than names ("a-b." before "a."), and later steps look services up.
-    services.sort_by(|a, b| a.name.cmp(&b.name));
-    services
+/// What came of a service by itself.
+pub(super) struct Outcome {
+    /// `None` for one that only aliases another name, or is gone.
+    pub(super) service: Option<Service>,
+    /// A block has no address left for it.
+    pub(super) exhausted: bool,
 }
 
-/// The addresses that objects name, each for the first that does.
-fn claimed(
+/// Translates one service; `user` says who else has an address that it names ([`first_has`], [`host_has`]), `is_taken` which addresses cannot be given.
+pub(super) fn one(
     context: &Context<'_>,
-    workload_addresses: &BTreeSet<IpAddr>,
+    name: &ResourceName,
+    user: &dyn Fn(IpAddr) -> Option<String>,
+    is_taken: &dyn Fn(IpAddr) -> bool,
+    given: &mut VirtualAddresses,
     findings: &mut Findings,
-) -> (BTreeSet<IpAddr>, BTreeMap<ResourceName, Vec<IpAddr>>) {
-    let mut taken: BTreeMap<IpAddr, ObjectKey> = BTreeMap::new();
-    let mut explicit: BTreeMap<ResourceName, Vec<IpAddr>> = BTreeMap::new();
-    for (name, service) in &context.index.services {
-        let key = ObjectKey::new(Kind::Service, name.namespace.as_ref(), name.name.as_ref());
-        namespace_must_exist(context, &key, findings);
-        let own = explicit.entry(name.clone()).or_default();
-        for address in cluster_ips(service) {
-            let user = match taken.get(&address) {
-                Some(other) => other.to_string(),
-                None if workload_addresses.contains(&address) => "a workload".to_owned(),
-                None => {
-                    taken.insert(address, key.clone());
-                    own.push(address);
-                    continue;
-                }
-            };
-            findings.add(
-                &key,
-                Note {
-                    field: "spec.clusterIPs",
-                    reason: Reason::Conflicted,
-                    message: format!("address {address} is used by {user}"),
-                    effect: "published without this address",
-                },
-            );
+) -> Outcome {
+    let mut outcome = Outcome {
+        service: None,
+        exhausted: false,
+    };
+    let Some(service) = context.index.services.get(name) else {
+        return outcome;
+    };
+    let key = ObjectKey::new(Kind::Service, name.namespace.as_ref(), name.name.as_ref());
+    namespace_must_exist(context, &key, findings);
+    let Some(spec) = &service.spec else {
+        return outcome;
+    };
+    if refused(&key, spec, findings) {
+        return outcome;
+    }
+    let mut addresses = cluster_ips(service);
+    addresses.retain(|address| {
+        if let Some(user) = user(*address) {
+            used(&key, *address, &user, findings);
+            return false;
+        }
+        let forbidden = forbidden(context, *address);
+        if let Some(forbidden) = &forbidden {
+            not_an_address(&key, *address, forbidden, findings);
+        }
+        forbidden.is_none()
+    });
+    for block in wanted(context, service) {
+        if let Some(address) = given.give(name, block, is_taken) {
+            addresses.push(address);
+        } else {
+            outcome.exhausted = true;
+            exhausted(context, &key, block, findings);
         }
     }
-    (taken.into_keys().collect(), explicit)
+    let service = self::service(context, name, &key, service, spec, addresses, findings);
+    outcome.service = Some(service);
+    outcome
+}
+
+/// An address that no service may have: capturing it would take traffic away from something that is no service.
+pub(super) struct Forbidden {
+    /// What it is.
+    what: &'static str,
+    /// What to write in its place.
+    instead: &'static str,
+}
+
+/// Whether no service may have an address, whoever has it now.
+pub(super) fn forbidden(context: &Context<'_>, address: IpAddr) -> Option<Forbidden> {
+    let (link_local, broadcast) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.is_broadcast()),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), false),
+    };
+    let kinds = [
+        (address.is_unspecified(), "the unspecified address"),
+        (address.is_loopback(), "a loopback address"),
+        (address.is_multicast(), "a multicast address"),
+        (link_local, "a link-local address"),
+        (broadcast, "the broadcast address"),
+        (
+            context.own.contains(&address),
+            "the controller's own address",
+        ),
+    ];
+    if let Some((_, what)) = kinds.iter().find(|(is_kind, _)| *is_kind) {
+        let instead = "another one";
+        return Some(Forbidden { what, instead });
+    }
+    let pods = &context.mesh.node.pod_cidrs;
+    let of_pods = Forbidden {
+        what: "within podCidrs, where a pod to come may get it",
+        instead: "one outside of the pods' ranges",
+    };
+    let is_within = pods.iter().any(|block| block.contains(&address));
+    is_within.then_some(of_pods)
+}
+
+fn not_an_address(
+    key: &ObjectKey,
+    address: IpAddr,
+    forbidden: &Forbidden,
+    findings: &mut Findings,
+) {
+    let Forbidden { what, instead } = forbidden;
+    findings.add(
+        key,
+        Note {
+            field: "spec.clusterIPs",
+            reason: Reason::InvalidAddress,
+            message: format!("{address} is {what}; write {instead}, or none to be given one"),
+            effect: "published without this address",
+        },
+    );
+}
+
+/// Who has an address because it came first, and what to do.
+pub(super) fn first_has(user: &dyn Display) -> String {
+    format!("{user}, which has it first; give one of the two another address")
+}
+
+/// Which host has an address, and what to do.
+pub(super) fn host_has(host: &ObjectKey) -> String {
+    format!(
+        "{host}, and a host's address can be no Service's; write another one, or none to be given one"
+    )
+}
+
+fn used(key: &ObjectKey, address: IpAddr, user: &str, findings: &mut Findings) {
+    findings.add(
+        key,
+        Note {
+            field: "spec.clusterIPs",
+            reason: Reason::Conflicted,
+            message: format!("address {address} is used by {user}"),
+            effect: "published without this address until the other lets go of it",
+        },
+    );
+}
+
+fn exhausted(context: &Context<'_>, key: &ObjectKey, block: IpNet, findings: &mut Findings) {
+    let mut pods = context.mesh.node.pod_cidrs.iter();
+    let overlaps = pods.any(|pods| pods.contains(&block) || block.contains(pods));
+    let outside = if overlaps { " outside of podCidrs" } else { "" };
+    findings.add(
+        key,
+        Note {
+            field: "spec.clusterIP",
+            reason: Reason::Exhausted,
+            message: format!("serviceCidr {block} has no address left{outside}"),
+            effect: "published without an address of this family",
+        },
+    );
 }
 
 fn service(
@@ -129,7 +205,7 @@ fn service(
     };
     Service {
         name: service_name(name),
-        short_name: std::sync::Arc::clone(&name.name),
+        short_name: Arc::clone(&name.name),
         addresses: addresses.into_iter().map(address).collect(),
         address_ranges: Vec::new(),
         ports: tcp_ports(spec)
@@ -211,6 +287,28 @@ pub(super) fn is_headless(service: &KubeService) -> bool {
             .is_some_and(|ips| ips.iter().any(|ip| ip == "None"))
 }
 
+/// Addresses that the object names, if it is published.
+pub(super) fn named(service: &KubeService) -> Vec<IpAddr> {
+    if is_published(service) {
+        cluster_ips(service)
+    } else {
+        Vec::new()
+    }
+}
+
+/// Addresses that the object names and may have.
+pub(super) fn claims(context: &Context<'_>, service: &KubeService) -> Vec<IpAddr> {
+    let mut addresses = named(service);
+    addresses.retain(|address| forbidden(context, *address).is_none());
+    addresses
+}
+
+/// One that is only another name, or has no specification, is not.
+fn is_published(service: &KubeService) -> bool {
+    let kind = |spec: &ServiceSpec| spec.type_.as_deref() != Some("ExternalName");
+    service.spec.as_ref().is_some_and(kind)
+}
+
 /// Addresses that the object names.
 fn cluster_ips(service: &KubeService) -> Vec<IpAddr> {
     let Some(spec) = &service.spec else {
@@ -232,10 +330,12 @@ fn cluster_ips(service: &KubeService) -> Vec<IpAddr> {
 /// Blocks of the families that the service wants and has no address of.
 ///
 /// Where it says nothing, it gets one of every family there is: in standalone no default of a cluster stands against it.
-fn missing(spec: &ServiceSpec, service: &KubeService, blocks: &[IpNet]) -> Vec<IpNet> {
-    if is_headless(service) {
+pub(super) fn wanted(context: &Context<'_>, service: &KubeService) -> Vec<IpNet> {
+    let blocks = &context.mesh.service_cidrs;
+    let published = is_published(service) && !is_headless(service);
+    let Some(spec) = service.spec.as_ref().filter(|_| published) else {
         return Vec::new();
-    }
+    };
     let present: Vec<Family> = cluster_ips(service).into_iter().map(Family::of).collect();
     let family = |block: &IpNet| Family::of(block.addr());
     let single = spec.ip_family_policy.as_deref() == Some("SingleStack");

@@ -9,6 +9,8 @@ use super::finding::{Findings, Note, Reason};
 use crate::index::Index;
 
 /// The settings that hold: those of the default root namespace, or else the first by namespace.
+///
+/// The trust domain is that of the first call for as long as the controller runs.
 pub(super) fn mesh(
     index: &Index,
     trust_domain: &mut Option<TrustDomain>,

@@ -1,5 +1,8 @@
 //! `use-waypoint` labels, honoured as data: this version runs no waypoint, but one that somebody runs behind a Service is known by that Service.
 
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use weft_k8s_api::{ObjectKey, labels};
 use weft_types::{GatewayAddress, GatewayDestination, ResourceName, ServiceName};
@@ -44,34 +47,49 @@ fn name<'a>(context: &Context<'_>, metadata: &'a ObjectMeta) -> Option<&'a str> 
     )
 }
 
+/// The Service that the labels name as waypoint.
+pub(super) fn wanted(
+    context: &Context<'_>,
+    namespace: &str,
+    metadata: &ObjectMeta,
+) -> Option<ResourceName> {
+    let name = name(context, metadata).filter(|name| *name != labels::NONE)?;
+    let other = mesh_label(
+        context,
+        metadata,
+        labels::USE_WAYPOINT_NAMESPACE,
+        labels::ISTIO_USE_WAYPOINT_NAMESPACE,
+    );
+    Some(ResourceName::new(other.unwrap_or(namespace), name))
+}
+
+/// Whether something behind the Service can be a waypoint.
+pub(super) fn takes_hbone(service: &Service) -> bool {
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
+    let mut ports = ports.into_iter().flatten();
+    ports.any(|port| port.port == i32::from(HBONE_PORT))
+}
+
 fn resolve(
     context: &Context<'_>,
     key: &ObjectKey,
     metadata: &ObjectMeta,
     findings: &mut Findings,
 ) -> Option<GatewayAddress> {
-    let name = name(context, metadata).filter(|name| *name != labels::NONE)?;
-    let namespace = mesh_label(
-        context,
-        metadata,
-        labels::USE_WAYPOINT_NAMESPACE,
-        labels::ISTIO_USE_WAYPOINT_NAMESPACE,
-    );
-    let namespace = namespace.unwrap_or(&key.namespace);
-    if name == key.name && namespace == key.namespace {
+    let wanted = wanted(context, &key.namespace, metadata)?;
+    let ResourceName { namespace, name } = &wanted;
+    if **name == *key.name && **namespace == *key.namespace {
         // A waypoint's own Service in a namespace that uses it.
         return None;
     }
-    let service = context
-        .index
-        .services
-        .get(&ResourceName::new(namespace, name));
-    let ports = service.and_then(|service| service.spec.as_ref()?.ports.as_ref());
-    let takes_hbone = |port: i32| port == i32::from(HBONE_PORT);
-    if ports.is_some_and(|ports| ports.iter().any(|port| takes_hbone(port.port))) {
+    let service = context.index.services.get(&wanted);
+    if service.is_some_and(|service| takes_hbone(service)) {
         let hostname = service::hostname(namespace, name);
         return Some(GatewayAddress {
-            destination: GatewayDestination::Hostname(ServiceName::new(namespace, hostname)),
+            destination: GatewayDestination::Hostname(ServiceName::new(
+                Arc::clone(namespace),
+                hostname,
+            )),
             hbone_port: HBONE_PORT,
         });
     }
@@ -81,7 +99,7 @@ fn resolve(
             field: "metadata.labels[\"weft.dev/use-waypoint\"]",
             reason: Reason::ReferenceMissing,
             message: format!(
-                "waypoint {namespace}/{name} is not known: there is no Service of that name with port {HBONE_PORT}"
+                "waypoint {wanted} is not known: there is no Service of that name with port {HBONE_PORT}"
             ),
             effect: "traffic goes directly; policies for a waypoint still refuse it",
         },

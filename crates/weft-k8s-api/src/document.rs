@@ -11,7 +11,7 @@ use crate::decode::{FieldError, decode};
 use crate::error::ParseError;
 use crate::node::{Node, Value};
 use crate::object::{Kind, Object, ObjectKey};
-use crate::validate;
+use crate::validate::{self, Problem};
 use crate::yaml::read;
 
 /// What a file holds.
@@ -138,12 +138,12 @@ fn object(node: &Node) -> Result<Object, Failure> {
         };
         Failure::Broken(problems.into_iter().map(locate).collect())
     };
-    let mut object = decode_kind(kind, node).map_err(located)?;
+    let (mut object, mut problems) = decode_kind(kind, node).map_err(located)?;
     if kind.is_namespaced() {
         let namespace = &mut object.metadata_mut().namespace;
         namespace.get_or_insert_with(|| default_namespace(kind).to_owned());
     }
-    let problems = validate::check(&object);
+    problems.extend(validate::check(&object));
     if problems.is_empty() {
         return Ok(object);
     }
@@ -188,12 +188,17 @@ fn recognise(api_version: &str, kind: &str) -> Recognised {
     Recognised::Kind(kind)
 }
 
-fn decode_kind(kind: Kind, node: &Node) -> Result<Object, Vec<FieldError>> {
-    Ok(match kind {
+/// Decodes an object; with it come the problems of what it no longer shows.
+fn decode_kind(kind: Kind, node: &Node) -> Result<(Object, Vec<Problem>), Vec<FieldError>> {
+    let object = match kind {
         Kind::Namespace => Object::Namespace(shared(node)?),
         Kind::Node => Object::Node(shared(node)?),
         Kind::ServiceAccount => Object::ServiceAccount(shared(node)?),
-        Kind::Pod => Object::Pod(shared(node)?),
+        Kind::Pod => {
+            let full: k8s_openapi::api::core::v1::Pod = decode(node)?;
+            let problems = validate::pod(&full);
+            return Ok((Object::Pod(Arc::new(full.into())), problems));
+        }
         Kind::Service => Object::Service(shared(node)?),
         Kind::EndpointSlice => Object::EndpointSlice(shared(node)?),
         Kind::WorkloadEntry => Object::WorkloadEntry(shared(node)?),
@@ -201,7 +206,8 @@ fn decode_kind(kind: Kind, node: &Node) -> Result<Object, Vec<FieldError>> {
         Kind::PeerAuthentication => Object::PeerAuthentication(shared(node)?),
         Kind::ConfigMap => Object::ConfigMap(shared(node)?),
         Kind::Gateway | Kind::Other => unreachable!("refused when it was recognised"),
-    })
+    };
+    Ok((object, Vec::new()))
 }
 
 fn shared<T: DeserializeOwned>(node: &Node) -> Result<Arc<T>, Vec<FieldError>> {

@@ -12,6 +12,7 @@ pub mod labels;
 pub mod mesh;
 pub mod networking;
 pub mod object;
+pub mod pod;
 pub mod security;
 pub mod value;
 

@@ -7,6 +7,7 @@ mod security;
 
 use std::net::IpAddr;
 
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::labels;
@@ -63,13 +64,20 @@ impl Problems {
     }
 }
 
+/// Everything that is wrong with a pod beside its metadata.
+pub(crate) fn pod(pod: &Pod) -> Vec<Problem> {
+    let mut problems = Problems::default();
+    core::pod(&mut problems, pod);
+    problems.0
+}
+
 /// Everything that is wrong with the object.
 pub(crate) fn check(object: &Object) -> Vec<Problem> {
     let mut problems = Problems::default();
     metadata(&mut problems, object.kind(), object.metadata());
     match object {
-        Object::Namespace(_) | Object::Node(_) | Object::ServiceAccount(_) => {}
-        Object::Pod(pod) => core::pod(&mut problems, pod),
+        // A pod was checked before it was cut down to what the mesh reads.
+        Object::Namespace(_) | Object::Node(_) | Object::ServiceAccount(_) | Object::Pod(_) => {}
         Object::Service(service) => core::service(&mut problems, service),
         Object::EndpointSlice(slice) => core::endpoint_slice(&mut problems, slice),
         Object::WorkloadEntry(entry) => core::workload_entry(&mut problems, entry),

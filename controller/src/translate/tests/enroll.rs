@@ -2,10 +2,9 @@
 
 use weft_types::{DataplaneMode, Health, NetworkMode, TunnelProtocol, WorkloadKind};
 
-use super::{findings, mesh, mesh_after, pod};
-use crate::translate::{Memory, Translation};
+use super::{Lists, Mesh, findings, mesh, pod};
 
-fn modes(translation: &Translation) -> Vec<(String, DataplaneMode)> {
+fn modes(translation: &Lists) -> Vec<(String, DataplaneMode)> {
     let pods = translation.enrollments.iter();
     pods.map(|(_, pod)| (pod.name.to_string(), pod.mode))
         .collect()
@@ -132,9 +131,9 @@ fn an_ended_pod_is_gone_but_for_the_authority_to_refuse_it() {
         );
         let translation = mesh(&text);
         assert!(translation.workloads.is_empty() && translation.enrollments.is_empty());
-        let (identity, holders) = translation.identities.first_key_value().unwrap();
+        let (identity, holders) = translation.identities.get_min().unwrap();
         assert_eq!(identity.to_string(), "default/sa");
-        assert!(holders[0].ended);
+        assert!(holders.values().all(|holder| holder.ended));
     }
 }
 
@@ -213,12 +212,14 @@ fn an_address_belongs_to_one_workload_and_the_other_is_told() {
     assert!(translation.workloads[1].addresses.is_empty());
     assert_eq!(
         findings(&translation),
-        ["Pod default/b: status.podIPs: published without this address"]
+        [
+            "Pod default/b: status.podIPs: published without this address until the other lets go of it"
+        ]
     );
     // Whoever has it keeps it: a newcomer takes nothing away, whatever its name.
-    let mut memory = Memory::default();
-    mesh_after(&mut memory, &pod("b", "", "", "podIP: 10.0.0.1"));
-    let translation = mesh_after(&mut memory, &both);
+    let mut memory = Mesh::default();
+    memory.turn_into(&pod("b", "", "", "podIP: 10.0.0.1"));
+    let translation = memory.turn_into(&both);
     assert!(translation.workloads[0].addresses.is_empty());
     assert_eq!(translation.workloads[1].addresses.len(), 1);
     // Unless it is on its way out.
@@ -229,7 +230,7 @@ fn an_address_belongs_to_one_workload_and_the_other_is_told() {
             "",
             "podIP: 10.0.0.1",
         );
-    let translation = mesh_after(&mut memory, &leaving);
+    let translation = memory.turn_into(&leaving);
     assert_eq!(translation.workloads[0].addresses.len(), 1);
     // An ended pod has no address.
     let ended = pod("a", "", "", "podIP: 10.0.0.1, phase: Succeeded")
@@ -301,9 +302,9 @@ fn the_trust_domain_holds_until_a_restart() {
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: weft, namespace: weft-system}}\ndata: {{mesh: 'trustDomain: {domain}'}}\n"
         )
     };
-    let mut memory = Memory::default();
-    mesh_after(&mut memory, &settings("one.org"));
-    let translation = mesh_after(&mut memory, &settings("two.org"));
+    let mut memory = Mesh::default();
+    memory.turn_into(&settings("one.org"));
+    let translation = memory.turn_into(&settings("two.org"));
     assert_eq!(translation.settings.trust_domain.as_str(), "one.org");
     assert_eq!(translation.findings.len(), 1);
 }

@@ -5,11 +5,10 @@ use std::path::Path;
 
 use weft_types::{AuthorizationPolicy, Match};
 
-use super::mesh;
-use crate::translate::Translation;
+use super::{Lists, mesh};
 
 /// One line for each thing that a policy says.
-fn render(translation: &Translation) -> String {
+fn render(translation: &Lists) -> String {
     let mut text = String::new();
     for policy in &translation.policies {
         policy_lines(&mut text, policy);
@@ -32,7 +31,7 @@ fn render(translation: &Translation) -> String {
         }
     }
     for status in &translation.statuses {
-        let super::super::PolicyStatus {
+        let crate::translate::PolicyStatus {
             kind,
             namespace,
             name,

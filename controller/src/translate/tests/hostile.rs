@@ -9,7 +9,7 @@ use rand::{Rng as _, SeedableRng as _};
 use crate::index::Index;
 use crate::publish::Snapshot;
 use crate::source::Change;
-use crate::translate::{Memory, translate};
+use crate::translate::Translator;
 
 /// Two seconds of a slow machine.
 const ROUNDS: usize = 4_000;
@@ -91,7 +91,7 @@ fn whatever_parses_also_translates() {
         .flat_map(|text| text.split_inclusive([' ', '\n', ',', '}', ']']))
         .map(str::to_owned)
         .collect();
-    let (mut memory, mut snapshot) = (Memory::default(), Snapshot::default());
+    let mut snapshot = Snapshot::default();
     let mut translated = 0;
     for _ in 0..ROUNDS {
         let original = texts.choose(&mut random).unwrap();
@@ -103,7 +103,8 @@ fn whatever_parses_also_translates() {
         for document in parsed.documents {
             index.apply(Change::Put(document.object));
         }
-        snapshot = snapshot.next(&translate(&index, &mut memory));
+        let mut translator = Translator::default();
+        snapshot = snapshot.next(translator.translate(&index, &index.all()));
         translated += 1;
     }
     assert!(

@@ -1,17 +1,8 @@
 //! Services: addresses, endpoints, choice of endpoint, waypoints.
 
-use std::net::IpAddr;
-
 use weft_types::{GatewayDestination, RoutingScope, Service};
 
-use super::{findings, mesh, mesh_after, pod};
-use crate::translate::{Memory, Translation};
-
-fn service(name: &str, metadata: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, {metadata}}}\nspec: {{{spec}}}\n---\n"
-    )
-}
+use super::{Lists, findings, mesh, pod, service};
 
 fn only(text: &str) -> Service {
     mesh(text).services.remove(0)
@@ -26,7 +17,7 @@ fn addresses(service: &Service) -> Vec<String> {
 }
 
 /// `pod service port->target` of every membership.
-fn endpoints(translation: &Translation) -> Vec<String> {
+fn endpoints(translation: &Lists) -> Vec<String> {
     let mut lines = Vec::new();
     for workload in &translation.workloads {
         for (service, ports) in workload.services.iter() {
@@ -58,41 +49,6 @@ fn a_service_gets_an_address_of_each_family_unless_it_says_otherwise() {
     assert_eq!(
         families("clusterIP: 10.1.2.3, clusterIPs: [10.1.2.3], ipFamilies: [IPv4, IPv6]"),
         "4v"
-    );
-}
-
-#[test]
-fn an_explicit_address_wins_and_a_given_one_does_not_move() {
-    let mut memory = Memory::default();
-    let a = service("a", "", "ports: [{port: 80}]");
-    let before = addresses(&mesh_after(&mut memory, &a).services[0]);
-    let b = service("b", "", "ports: [{port: 80}]");
-    assert_eq!(
-        addresses(&mesh_after(&mut memory, &(b + &a)).services[0]),
-        before
-    );
-    // Somebody names the very address: it is theirs.
-    let thief = service("z", "", &format!("clusterIP: {}", before[0]));
-    let translation = mesh_after(&mut memory, &(a.clone() + &thief));
-    assert_ne!(addresses(&translation.services[0])[0], before[0]);
-    assert_eq!(addresses(&translation.services[1]), before[..1]);
-}
-
-#[test]
-fn two_services_or_a_pod_with_one_address_are_told() {
-    let text = service("a", "", "clusterIP: 10.1.0.1") + &service("b", "", "clusterIP: 10.1.0.1");
-    let translation = mesh(&text);
-    assert!(translation.services[1].addresses.is_empty());
-    assert_eq!(
-        findings(&translation),
-        ["Service default/b: spec.clusterIPs: published without this address"]
-    );
-    let text = service("a", "", "clusterIP: 10.0.0.1") + &pod("p", "", "", "podIP: 10.0.0.1");
-    let translation = mesh(&text);
-    assert!(translation.services[0].addresses.is_empty());
-    assert_eq!(
-        translation.workloads[0].addresses,
-        ["10.0.0.1".parse::<IpAddr>().unwrap()]
     );
 }
 
