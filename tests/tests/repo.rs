@@ -1,8 +1,8 @@
-//! What must hold for the repository itself: dependency edges, sizes, heads, no module cycles.
+//! What must hold for the repository itself: dependency edges, one graph of features, sizes, heads, no module cycles.
 
 use std::path::Path;
 
-use weft_testkit::repo::{cycles, edges, sizes};
+use weft_testkit::repo::{cycles, edges, features, limits, sizes};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -17,8 +17,20 @@ fn crates_depend_only_on_what_their_layer_may() {
 }
 
 #[test]
+fn automation_programs_and_tests_compile_each_dependency_once() {
+    let findings = features::findings(root()).unwrap();
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+}
+
+#[test]
 fn files_and_functions_are_short_and_have_heads() {
     let findings = sizes::findings(root()).unwrap();
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+}
+
+#[test]
+fn the_table_of_limits_is_that_of_the_code() {
+    let findings = limits::findings(root()).unwrap();
     assert!(findings.is_empty(), "{}", findings.join("\n"));
 }
 

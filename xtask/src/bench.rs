@@ -93,6 +93,8 @@ fn build_release() -> Result<PathBuf> {
     ];
     let mut command = shell::cargo();
     command.args(["build", "--quiet", "--release", "--bins"]);
+    // Without what the testkit adds to the features of everything, such as a clock that can be stopped.
+    command.arg("--no-default-features");
     for package in packages {
         command.args(["-p", package]);
     }

@@ -3,8 +3,10 @@
 //! In: the workspace. Out: findings on standard error and an exit code. All checks run, so that
 //! one call tells everything. Not here: tests.
 
+use std::process::Stdio;
+
 use anyhow::{Result, bail};
-use weft_testkit::repo::{cycles, edges, sizes};
+use weft_testkit::repo::{cycles, edges, features, sizes};
 
 use crate::{ebpf, shell};
 
@@ -33,6 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     note("eBPF object", ebpf::verify());
     note("dependency edges", none(edges::findings(&root)));
+    note("one graph of features", none(features::findings(&root)));
     note("sizes and heads", none(sizes::findings(&root)));
     note("module cycles", none(cycles::findings(&root)));
     if !args.fast {
@@ -65,15 +68,29 @@ fn none(findings: Result<Vec<String>>) -> Result<()> {
     bail!("{}", findings.join("\n"))
 }
 
-/// Licences, sources and advisories, where `cargo deny` is installed.
+/// Licences, sources and duplicates, and advisories where their database can be had; all where `cargo deny` is installed.
 fn deny() -> Result<()> {
-    let mut command = shell::cargo();
-    command.args(["deny", "--version"]);
-    command.stdout(std::process::Stdio::null());
-    command.stderr(std::process::Stdio::null());
-    if !command.status().is_ok_and(|status| status.success()) {
+    if !succeeds(&["deny", "--version"]) {
         eprintln!("skipped: cargo-deny is not installed (`cargo install cargo-deny --locked`)");
         return Ok(());
     }
-    shell::run(shell::cargo().args(["deny", "--offline", "check", "bans", "licenses", "sources"]))
+    let check = ["deny", "--offline", "check", "--hide-inclusion-graph"];
+    let always = ["bans", "licenses", "sources"];
+    shell::run(shell::cargo().args(check).args(always))?;
+    if !succeeds(&["deny", "fetch", "db"]) {
+        eprintln!("skipped: advisories, as their database cannot be fetched");
+        return Ok(());
+    }
+    shell::run(shell::cargo().args(check).arg("advisories"))
+}
+
+/// Whether a subcommand of cargo runs and is content; what it says is not shown.
+fn succeeds(arguments: &[&str]) -> bool {
+    let mut command = shell::cargo();
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }

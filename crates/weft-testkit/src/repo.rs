@@ -1,10 +1,12 @@
-//! What must hold for the repository itself: dependency edges, sizes, file heads, no module cycles.
+//! What must hold for the repository itself: dependency edges, one graph of features, sizes, file heads, no module cycles.
 //!
 //! In: the workspace's root. Out: findings, one line each; none when all is well. The same checks
 //! are `cargo xtask check` and a test. Not here: formatting, lints, and the eBPF object.
 
 pub mod cycles;
 pub mod edges;
+pub mod features;
+pub mod limits;
 pub mod sizes;
 
 use std::path::{Path, PathBuf};
