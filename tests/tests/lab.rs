@@ -17,8 +17,16 @@ use weft_testkit::peer::{Behaviour, Server};
 use weft_testkit::wait::{LONG, until};
 use weft_tests::lab::{Builder, build_folder};
 
+#[path = "lab/adoption.rs"]
+mod adoption;
+#[path = "lab/interrupt.rs"]
+mod interrupt;
 #[path = "lab/life.rs"]
 mod life;
+#[path = "lab/upgrade.rs"]
+mod upgrade;
+#[path = "lab/watch.rs"]
+mod watch;
 
 /// A lab on the command line, taken down when dropped.
 struct CommandLine {
@@ -41,15 +49,19 @@ impl CommandLine {
     }
 
     fn lab(&self, words: &[&str]) -> Output {
-        Command::new(build_folder().join("xtask"))
+        self.command(words).output().unwrap()
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(build_folder().join("xtask"));
+        command
             .arg("lab")
             .args(words)
             .args(["--name", &self.name])
             // The programs of this build, as they are.
             .env("WEFT_XTASK_NO_BUILD", "1")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+            .stdin(Stdio::null());
+        command
     }
 
     fn up(&self, text: &str) -> Result<Value, String> {
@@ -73,6 +85,13 @@ impl CommandLine {
         assert!(!Path::new("/run/weft-lab").join(&self.name).exists());
         assert_eq!(with_prefix(&format!("weft.{}.", self.name)), vec![]);
         assert_eq!(of_lab(&self.name, &[]), vec![]);
+        // Agents and proxies do not carry the mark, but their flags name the lab's folder.
+        let folder = format!("/run/weft-lab/{}/", self.name);
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words);
+            assert!(!words.contains(&folder), "{words:?} runs on");
+        }
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains(&format!("/weft-lab/{}/", self.name)));
     }
@@ -126,6 +145,14 @@ fn mistakes_in_the_file_are_named_and_nothing_is_made() {
             &["not-there", "does not exist"],
         ),
         (
+            "nodes: [{name: n1}]\npods:\n- {name: a, node: n1, labels: {app: my web}}\n",
+            &["line 3", "my web", "label value", "letters, digits"],
+        ),
+        (
+            "nodes: [{name: n1}]\npods:\n- {name: a, node: n1, run: ['']}\n",
+            &["line 3", "run", "program"],
+        ),
+        (
             "nodes: [{name: n1}]\nresources: [missing.yaml]\n",
             &["missing.yaml"],
         ),
@@ -140,67 +167,6 @@ fn mistakes_in_the_file_are_named_and_nothing_is_made() {
         }
         lab.assert_nothing_left();
     }
-}
-
-#[test]
-fn namespaces_made_by_others_are_enrolled_and_left_as_they_were() {
-    if !weft_tests::is_root() {
-        return;
-    }
-    // Two namespaces joined by a link of their own, with addresses that no lab would give.
-    let names: Vec<String> = ["x", "y"]
-        .iter()
-        .map(|end| format!("foreign-{end}{}", std::process::id()))
-        .collect();
-    let ends: Vec<Netns> = names
-        .iter()
-        .map(|name| Netns::create(name).unwrap())
-        .collect();
-    let settings = |netns: &Netns| {
-        netns
-            .enter(|| Ok(std::fs::read_to_string("/proc/sys/net/ipv4/tcp_tw_reuse")?))
-            .unwrap()
-    };
-    ends[0]
-        .ip_batch(&format!(
-            "link add eth0 type veth peer name eth0 netns {}\naddress add 192.0.2.1/24 dev eth0\nlink set eth0 up\n",
-            names[1]
-        ))
-        .unwrap();
-    ends[1]
-        .ip_batch("address add 192.0.2.2/24 dev eth0\nlink set eth0 up\n")
-        .unwrap();
-    let before = settings(&ends[0]);
-    {
-        let lab = Builder::two_nodes()
-            .pod_with("x", "n1", |pod| pod.netns = Some(names[0].clone()))
-            .pod_with("y", "n2", |pod| pod.netns = Some(names[1].clone()))
-            .up()
-            .unwrap();
-        let server = Server::on_any(&ends[1], Behaviour::Echo).unwrap();
-        let recorder = weft_testkit::leak::Recorder::start(&ends, lab.mesh_addresses()).unwrap();
-        load::echo(&ends[0], server.at("192.0.2.2".parse().unwrap()), 50_000).unwrap();
-        let report = recorder.stop().unwrap();
-        report.verdict().unwrap();
-        assert!(report.flows.iter().any(|(_, flow)| flow.tls), "{report:?}");
-    }
-    let after = settings(&ends[0]);
-    for end in &ends {
-        assert!(end.exists(), "an adopted namespace was deleted");
-        assert!(!end.global_addresses().unwrap().is_empty());
-    }
-    // Plain networking is back.
-    let server = Server::on_any(&ends[1], Behaviour::Echo).unwrap();
-    let echoed = load::echo(&ends[0], server.at("192.0.2.2".parse().unwrap()), 100);
-    drop(server);
-    for end in &ends {
-        end.delete().unwrap();
-    }
-    echoed.unwrap();
-    assert_eq!(
-        before, after,
-        "a setting of an adopted namespace is not put back"
-    );
 }
 
 #[test]

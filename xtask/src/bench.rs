@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
+use weft_testkit::interrupt;
 use weft_testkit::lab::down;
-use weft_testkit::lab::program::keep_descriptors_here;
 
 use crate::setup::{self, Purpose};
 use crate::shell;
@@ -64,12 +64,12 @@ const LAB: &str = "bench";
 pub(crate) fn run(args: &Args) -> Result<()> {
     let What::L4(lengths) = &args.what;
     shell::require_root("bench")?;
+    shell::take_down_on_signals(LAB)?;
     setup::ensure(Purpose::Bench)?;
     let build = match &lengths.build {
         Some(folder) => folder.clone(),
         None => build_release()?,
     };
-    keep_descriptors_here();
     let field = Field::up(LAB, build)?;
     let measured = measure_all(&field, lengths);
     let taken_down = down(LAB);
@@ -127,6 +127,7 @@ fn measure_all(field: &Field, lengths: &Lengths) -> Result<Samples> {
                 measure.name()
             ));
             for column in &field.columns {
+                interrupt::check()?;
                 let values = measure
                     .take(column, seconds)
                     .with_context(|| format!("{} of {}", measure.name(), column.name))?;

@@ -4,12 +4,15 @@
 //! then everything is taken down, or with `--keep` left for looking around. A claim that does not
 //! hold ends the demo with an error. Not here: how anything works (`docs/`).
 
-use anyhow::{Context as _, Result};
+use std::io::Write as _;
+
+use anyhow::{Context as _, Result, bail};
+use weft_testkit::interrupt;
 use weft_testkit::lab::file::LabFile;
-use weft_testkit::lab::program::keep_descriptors_here;
-use weft_testkit::lab::{Lab, Options, down};
+use weft_testkit::lab::{Lab, Occupant, Options, down, occupant};
 
 mod acts;
+mod counts;
 mod stage;
 
 use crate::{setup, shell};
@@ -53,11 +56,15 @@ spec:
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<()> {
     shell::require_root("demo")?;
+    refuse_lab_in_use()?;
+    shell::take_down_on_signals(NAME)?;
     setup::ensure(setup::Purpose::Demo)?;
     let build = shell::build_programs()?;
-    keep_descriptors_here();
-    // What an interrupted demo left is taken away first.
-    down(NAME)?;
+    refuse_lab_in_use()?;
+    if occupant(NAME) == Occupant::Left {
+        shell::progress("taking away what a demo left behind that was killed");
+        down(NAME)?;
+    }
     let folder = shell::root().join("target/weft-demo");
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
@@ -70,32 +77,73 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         base: folder.clone(),
         progress: shell::progress,
     };
-    let lab = Lab::up(&options, LabFile::parse(LAB)?)?;
-    let mut stage = Stage::new(lab, folder.clone())?;
-    let outcome = play(&mut stage);
+    // A lab that does not come up undoes itself.
+    let lab = Lab::up(&options, LabFile::parse(LAB)?).inspect_err(|_| {
+        // Another demo may have been faster: then the files are its own.
+        if occupant(NAME) == Occupant::Nobody {
+            let _ = std::fs::remove_dir_all(&folder);
+        }
+    })?;
+    let outcome = show(lab, &options, args.keep);
     if args.keep && outcome.is_ok() {
-        return keep(stage);
+        return Ok(());
     }
-    drop(stage);
+    shell::progress("taking everything down");
     down(NAME)?;
     let _ = std::fs::remove_dir_all(&folder);
     outcome?;
-    println!();
-    println!("Everything was taken down again. What to try next:");
-    println!("  cargo xtask demo --keep       the same, left running to look around");
-    println!("  cargo xtask lab up FILE       a mesh over your own namespaces (docs/lab.md)");
-    println!("  cargo xtask bench l4          how fast it is on this machine");
+    for line in [
+        "",
+        "Everything was taken down again. What to try next:",
+        "  cargo xtask demo --keep       the same, left running to look around",
+        "  cargo xtask lab up FILE       a mesh of your own (docs/lab.md)",
+        "  cargo xtask bench l4          how fast it is on this machine",
+    ] {
+        tell(line);
+    }
+    Ok(())
+}
+
+/// A line of the demo. Whoever read it may be gone: the demo goes on to its end, where everything is taken down.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A lab of that name may be a demo that runs or was kept, or somebody's own.
+fn refuse_lab_in_use() -> Result<()> {
+    if let Occupant::InUse(how) = occupant(NAME) {
+        bail!(
+            "a lab named {NAME} is in use ({how}), and the demo makes one of that name; to end it: `cargo xtask lab down --name {NAME}`"
+        );
+    }
+    Ok(())
+}
+
+fn show(lab: Lab, options: &Options, keep_it: bool) -> Result<()> {
+    let mut stage = Stage::new(lab, options.base.clone())?;
+    play(&mut stage)?;
+    if keep_it {
+        keep(stage)?;
+    }
     Ok(())
 }
 
 fn play(stage: &mut Stage) -> Result<()> {
-    acts::before(stage).context("act 1")?;
-    acts::enrol(stage).context("act 2")?;
-    acts::identities(stage).context("act 3")?;
-    acts::policy(stage).context("act 4")?;
-    acts::cut(stage).context("act 5")?;
-    acts::kill(stage).context("act 6")?;
-    acts::metrics(stage).context("act 7")
+    let acts: [fn(&mut Stage) -> Result<()>; 7] = [
+        acts::before,
+        acts::enrol,
+        acts::identities,
+        acts::policy,
+        acts::cut,
+        acts::kill,
+        counts::metrics,
+    ];
+    for (number, act) in acts.into_iter().enumerate() {
+        interrupt::check()
+            .and_then(|()| act(stage))
+            .with_context(|| format!("act {}", number + 1))?;
+    }
+    Ok(())
 }
 
 fn keep(stage: Stage) -> Result<()> {
@@ -104,14 +152,19 @@ fn keep(stage: Stage) -> Result<()> {
     let words = ["lab", "watch", "--name", NAME].map(ToOwned::to_owned);
     lab.start_watcher(words.to_vec())?;
     let web = lab.pod("web")?.netns.clone();
-    println!();
-    println!("The mesh is left running. Try:");
-    println!("  nsenter --net=/run/netns/{web} curl -s http://10.96.0.80/");
-    println!("  cargo xtask lab status --name {NAME}");
-    println!(
-        "  edit {} (or api.yaml beside it): it takes effect when saved",
-        folder.join("lab.yaml").display()
-    );
-    println!("  cargo xtask lab down --name {NAME}");
+    interrupt::check()?;
+    for line in [
+        String::new(),
+        "The mesh is left running. Try:".to_owned(),
+        format!("  nsenter --net=/run/netns/{web} curl -s http://10.96.0.80/"),
+        format!("  cargo xtask lab status --name {NAME}"),
+        format!(
+            "  edit {} (or api.yaml beside it): it takes effect when saved",
+            folder.join("lab.yaml").display()
+        ),
+        format!("  cargo xtask lab down --name {NAME}"),
+    ] {
+        tell(&line);
+    }
     Ok(())
 }

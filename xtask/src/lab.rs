@@ -3,13 +3,14 @@
 //! In: a lab file. Out: one JSON document on standard output, progress on standard error. Not
 //! here: what a lab is (`weft_testkit::lab`).
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
+use weft_testkit::interrupt;
 use weft_testkit::lab::file::LabFile;
-use weft_testkit::lab::program::keep_descriptors_here;
-use weft_testkit::lab::{Lab, Options, down, report, upgrade, watch};
+use weft_testkit::lab::{Lab, Options, down, down_telling, report, upgrade, watch};
 
 use crate::shell;
 
@@ -72,15 +73,29 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Verb::Upgrade { name, node } => {
             shell::require_root("lab")?;
+            interrupt::watch(interrupt::Words {
+                now: "ending the upgrade; a hand-over that is under way is finished first"
+                    .to_owned(),
+                by_hand: format!(
+                    "`cargo xtask lab upgrade --name {0}` goes on, `cargo xtask lab down --name {0}` takes the lab away",
+                    name.name
+                ),
+            })?;
             let mut lab = Lab::open(&name.name, shell::progress)?;
             let build = shell::build_programs()?;
-            keep_descriptors_here();
             upgrade(&mut lab, &build, node.as_deref())?;
             print(&report::describe(&lab))
         }
         Verb::Down { name } => {
             shell::require_root("lab")?;
-            down(&name.name)
+            interrupt::watch(interrupt::Words {
+                now: format!("lab {} is being taken down already", name.name),
+                by_hand: format!(
+                    "`cargo xtask lab down --name {}` once more takes the rest",
+                    name.name
+                ),
+            })?;
+            down_telling(&name.name, shell::progress)
         }
         Verb::Watch { name } => watch::run(&name.name),
     }
@@ -94,6 +109,7 @@ fn up(path: &Path, name: &str) -> Result<()> {
         .canonicalize()
         .with_context(|| format!("cannot find {}", path.display()))?;
     let base = path.parent().expect("a file has a folder").to_owned();
+    shell::take_down_on_signals(name)?;
     let options = Options {
         name: name.to_owned(),
         build: shell::build_programs()?,
@@ -101,16 +117,19 @@ fn up(path: &Path, name: &str) -> Result<()> {
         base,
         progress: shell::progress,
     };
-    keep_descriptors_here();
     let mut lab = Lab::up(&options, file)?;
-    let outcome = start_watcher(&mut lab, name).map(|()| report::describe(&lab));
-    match outcome {
-        Ok(document) => print(&document),
-        Err(error) => {
-            down(name)?;
-            Err(error)
-        }
+    let outcome = start_watcher(&mut lab, name).map(|()| report::status(&lab));
+    for warning in outcome.iter().flat_map(report::warnings) {
+        shell::warn(&warning);
     }
+    let told = interrupt::check()
+        .and(outcome)
+        .and_then(|document| print(&document));
+    if let Err(error) = told {
+        down(name)?;
+        return Err(error.context(format!("lab {name} was taken down again")));
+    }
+    Ok(())
 }
 
 fn start_watcher(lab: &mut Lab, name: &str) -> Result<()> {
@@ -119,6 +138,10 @@ fn start_watcher(lab: &mut Lab, name: &str) -> Result<()> {
 }
 
 fn print(document: &serde_json::Value) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(document)?);
-    Ok(())
+    writeln!(
+        std::io::stdout(),
+        "{}",
+        serde_json::to_string_pretty(document)?
+    )
+    .context("cannot write the document")
 }

@@ -13,7 +13,10 @@ mod lab;
 mod setup;
 mod test;
 
+use std::io::Write as _;
+
 use clap::{Parser, Subcommand};
+use weft_testkit::interrupt;
 
 /// Automation of the Weft workspace.
 #[derive(Parser)]
@@ -54,8 +57,12 @@ fn main() -> std::process::ExitCode {
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            std::process::ExitCode::FAILURE
+            // Not `eprintln!`, which panics when nobody reads any more.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            match interrupt::came() {
+                Some(signal) => signal.exit_code().into(),
+                None => std::process::ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -3,11 +3,13 @@
 //! In: program names and arguments. Out: their exit status as an error that names the command.
 //! Not here: anything that one verb alone needs.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use weft_testkit::interrupt;
 
 /// The workspace's root folder, the one that holds `Cargo.toml` and `Cargo.lock`.
 pub(crate) fn root() -> PathBuf {
@@ -24,17 +26,38 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Prints a line of progress on standard error.
+/// Prints a line of progress on standard error. Whoever read it may be gone: that is no reason to leave a lab half-made.
 pub(crate) fn progress(text: &str) {
-    eprintln!("==> {text}");
+    let _ = writeln!(std::io::stderr(), "==> {text}");
+}
+
+/// Prints a warning on standard error.
+pub(crate) fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr(), "warning: {text}");
+}
+
+/// Takes SIGINT and SIGTERM from now on, for a verb that takes its lab down when it is interrupted.
+pub(crate) fn take_down_on_signals(lab: &str) -> Result<()> {
+    interrupt::watch(interrupt::Words {
+        now: format!("taking down what was begun of lab {lab}"),
+        by_hand: format!("what is left goes with `cargo xtask lab down --name {lab}`"),
+    })
 }
 
 /// Runs a command to its end; its output goes where ours goes.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command
+    interrupt::check()?;
+    let mut child = command
         .stdin(Stdio::null())
-        .status()
+        .spawn()
         .with_context(|| format!("cannot start {}", words(command)))?;
+    let status = {
+        let _ends = interrupt::end_with_us(&child);
+        child
+            .wait()
+            .with_context(|| format!("{} is gone", words(command)))?
+    };
+    interrupt::check_after(status)?;
     if !status.success() {
         bail!("{} ended with {status}", words(command));
     }
@@ -55,11 +78,19 @@ pub(crate) fn step(what: &str, command: &mut Command) -> Result<()> {
 
 /// Runs a command to its end and returns what it wrote on standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command
+    interrupt::check()?;
+    let child = command
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
+        .stdout(Stdio::piped())
+        .spawn()
         .with_context(|| format!("cannot start {}", words(command)))?;
+    let output = {
+        let _ends = interrupt::end_with_us(&child);
+        child
+            .wait_with_output()
+            .with_context(|| format!("{} is gone", words(command)))?
+    };
+    interrupt::check_after(output.status)?;
     if !output.status.success() {
         bail!("{} ended with {}", words(command), output.status);
     }

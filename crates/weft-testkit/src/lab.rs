@@ -21,13 +21,17 @@ mod ready;
 pub mod report;
 mod start;
 
+mod adopt;
 mod change;
 mod down;
+mod edit;
 mod lifecycle;
+mod occupant;
 mod upgrade;
 pub mod watch;
 
-pub use down::down;
+pub use down::{down, down_of_run, down_telling};
 pub use instance::{Lab, Progress};
 pub use lifecycle::Options;
+pub use occupant::{Occupant, occupant};
 pub use upgrade::run as upgrade;

@@ -1,5 +1,7 @@
 //! Lab of network namespaces, peers, the leak oracle and fakes for tests and xtask.
 
+pub mod interrupt;
+
 pub mod netns;
 pub mod wait;
 

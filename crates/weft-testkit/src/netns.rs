@@ -10,6 +10,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
@@ -17,6 +18,8 @@ use std::thread::JoinHandle;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Deserialize;
+
+use crate::interrupt;
 
 /// Where `ip netns` keeps the names.
 const NETNS_FOLDER: &str = "/run/netns";
@@ -35,6 +38,7 @@ impl Netns {
 
     /// Makes a namespace with its loopback interface up and duplicate address detection off.
     pub fn create(name: impl Into<String>) -> Result<Self> {
+        interrupt::check()?;
         let this = Self(name.into());
         ip(&["netns", "add", this.name()])?;
         this.enter(|| {
@@ -117,7 +121,7 @@ impl Netns {
 
     /// Runs `ip -batch` inside this namespace; the first line that fails ends it.
     pub fn ip_batch(&self, lines: &str) -> Result<()> {
-        let mut child = Command::new("ip")
+        let mut child = ip_command()
             .args(["-n", &self.0, "-batch", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -133,7 +137,7 @@ impl Netns {
         let output = child.wait_with_output().context("ip -batch is gone")?;
         if !output.status.success() {
             bail!(
-                "cannot wire namespace {}: {}",
+                "cannot wire network namespace {}: {}",
                 self.0,
                 String::from_utf8_lossy(&output.stderr).trim()
             );
@@ -143,14 +147,14 @@ impl Netns {
 
     /// Its global unicast addresses in the order of its interfaces, loopback left out.
     pub fn global_addresses(&self) -> Result<Vec<IpAddr>> {
-        let output = Command::new("ip")
+        let output = ip_command()
             .args(["-n", &self.0, "-json", "address", "show", "scope", "global"])
             .stdin(Stdio::null())
             .output()
             .context("cannot start ip: install iproute2")?;
         if !output.status.success() {
             bail!(
-                "cannot read the addresses of namespace {}: {}",
+                "cannot read the addresses of network namespace {}: {}",
                 self.0,
                 String::from_utf8_lossy(&output.stderr).trim()
             );
@@ -195,8 +199,15 @@ pub fn has_ipv6() -> bool {
     Path::new("/proc/sys/net/ipv6").exists()
 }
 
+/// In a process group of its own: Ctrl-C must not end it half-way, least of all while a lab is taken down.
+fn ip_command() -> Command {
+    let mut command = Command::new("ip");
+    command.process_group(0);
+    command
+}
+
 fn ip(arguments: &[&str]) -> Result<()> {
-    let output = Command::new("ip")
+    let output = ip_command()
         .args(arguments)
         .stdin(Stdio::null())
         .output()

@@ -1,5 +1,7 @@
 //! From `up` to `down` on the command line: the JSON, edits while it runs, crashes.
 
+use std::io::{BufRead as _, BufReader, Read as _};
+
 use rustix::process::Signal;
 use weft_testkit::lab::program::Running;
 
@@ -146,6 +148,46 @@ spec: {selector: {matchLabels: {app: b}}, action: DENY, rules: [{}]}
 }
 
 #[test]
+fn an_edit_that_is_waited_for_shows_as_pending() {
+    if !has_xtask() {
+        return;
+    }
+    let lab = CommandLine::new("pend");
+    lab.write("svc.yaml", SERVICE);
+    lab.up(FILE).unwrap();
+    let record = weft_testkit::lab::Lab::open(&lab.name, |_| ()).unwrap();
+    let watcher = record.record().watcher.unwrap();
+    let expect = |what: &str, edit: Value| {
+        until(what, LONG, || {
+            let status = lab.status();
+            anyhow::ensure!(status["edit"] == edit, "{}", status["edit"]);
+            Ok(())
+        })
+        .unwrap();
+    };
+    let applied =
+        |pending: bool| serde_json::json!({"applied": true, "pending": pending, "watched": true});
+    expect("the file to be seen", applied(false));
+    // Nobody applies what is edited now, be it the file or a resource.
+    assert!(watcher.signal(Signal::STOP));
+    lab.write("lab.yaml", &(FILE.to_owned() + "settings: {}\n"));
+    assert_eq!(lab.status()["edit"], applied(true));
+    lab.write("lab.yaml", FILE);
+    assert_eq!(lab.status()["edit"], applied(false));
+    lab.write("svc.yaml", &SERVICE.replace("port: 80", "port: 81"));
+    assert_eq!(lab.status()["edit"], applied(true));
+    assert!(watcher.signal(Signal::CONT));
+    expect("the edit to take effect", applied(false));
+    // Without the watcher an edit waits for ever, and that shows.
+    assert!(watcher.signal(Signal::KILL));
+    lab.write("lab.yaml", &(FILE.to_owned() + "settings: {}\n"));
+    expect(
+        "the end of the watcher to show",
+        serde_json::json!({"applied": true, "pending": true, "watched": false}),
+    );
+}
+
+#[test]
 fn down_leaves_nothing_whatever_has_crashed() {
     if !has_xtask() {
         return;
@@ -165,6 +207,80 @@ fn down_leaves_nothing_whatever_has_crashed() {
     // Once more is no error, and the name is free again.
     assert!(lab.lab(&["down"]).status.success());
     lab.up(FILE).unwrap();
+}
+
+#[test]
+fn of_two_that_take_a_lab_down_one_waits_for_the_other() {
+    if !has_xtask() {
+        return;
+    }
+    let lab = CommandLine::new("downs");
+    lab.write("svc.yaml", SERVICE);
+    lab.up(FILE).unwrap();
+    // Another command on the lab: both wait for it.
+    let place = weft_testkit::lab::place::Place::of(&lab.name);
+    let lock = place.lock().unwrap();
+    let downs = [(); 2].map(|()| {
+        let mut command = lab.command(&["down"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        errors.read_line(&mut line).unwrap();
+        assert!(line.contains("waiting for another command"), "{line}");
+        (child, errors)
+    });
+    assert!(place.root().join("lab.json").exists());
+    drop(lock);
+    let words = downs.map(|(mut child, mut errors)| {
+        let mut text = String::new();
+        errors.read_to_string(&mut text).unwrap();
+        assert!(child.wait().unwrap().success(), "{text}");
+        text
+    });
+    let late = words
+        .iter()
+        .filter(|text| text.contains("taken down by another"));
+    assert_eq!(late.count(), 1, "{words:?}");
+    lab.assert_nothing_left();
+    // And one that comes when there is nothing says so.
+    let output = lab.lab(&["down"]);
+    assert!(output.status.success(), "{output:?}");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(errors.contains("there is no lab named"), "{errors}");
+}
+
+#[test]
+fn up_warns_of_what_the_controller_refused_and_its_document_has_it() {
+    if !has_xtask() {
+        return;
+    }
+    let lab = CommandLine::new("warn");
+    let policy = "---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nobody}
+spec: {selecter: {matchLabels: {app: b}}, action: DENY, rules: [{}]}
+";
+    lab.write("svc.yaml", &(SERVICE.to_owned() + policy));
+    let path = lab.write("lab.yaml", FILE);
+    let output = lab.lab(&["up", path.to_str().unwrap()]);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{errors}");
+    let warnings: Vec<&str> = errors
+        .lines()
+        .filter(|line| {
+            line.starts_with("warning: AuthorizationPolicy default/nobody: not accepted")
+        })
+        .collect();
+    assert_eq!(warnings.len(), 1, "{errors}");
+    assert!(warnings[0].contains("selecter"), "{errors}");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let status = lab.status();
+    for field in ["policies", "findings", "source"] {
+        assert!(!document[field].is_null(), "{field}: {document}");
+        assert_eq!(document[field], status[field], "{field}");
+    }
+    assert_eq!(document["edit"]["applied"], true);
 }
 
 #[test]

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use weft_testkit::admin;
 use weft_testkit::lab::program::Running;
 use weft_testkit::leak::Report;
 use weft_testkit::load::Churn;
@@ -14,13 +13,12 @@ use weft_testkit::peer::{Behaviour, Server};
 use weft_testkit::wait::{LONG, SHORT, until};
 
 use super::stage::{SERVICE, Stage, request};
+use super::tell;
 
 /// Calls that show how a Service spreads them.
 const CALLS: usize = 12;
 /// New connections that must succeed before and after the proxy is killed.
 const CONNECTIONS: u64 = 150;
-/// Lines of an access log or of metrics that fit a page.
-const LINES: usize = 4;
 
 /// Plaintext on the wire between pod addresses.
 pub(super) fn before(stage: &mut Stage) -> Result<()> {
@@ -203,30 +201,13 @@ pub(super) fn kill(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// The numbers that dashboards read.
-pub(super) fn metrics(stage: &mut Stage) -> Result<()> {
-    title(7, "the metrics, under Istio's names");
-    let netns = stage.lab.topology().node("n2");
-    let address: SocketAddr = "127.0.0.1:15020".parse()?;
-    let text = admin::get_tcp(&netns, address, "/metrics")?;
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| line.starts_with("istio_tcp_connections_opened_total"))
-        .collect();
-    ensure!(!lines.is_empty(), "no connection was counted");
-    for line in lines.iter().take(LINES) {
-        say(&shorten(line));
-    }
-    Ok(())
+pub(super) fn title(number: usize, text: &str) {
+    tell("");
+    tell(&format!("{number}. {text}"));
 }
 
-fn title(number: usize, text: &str) {
-    println!();
-    println!("{number}. {text}");
-}
-
-fn say(text: &str) {
-    println!("   {text}");
+pub(super) fn say(text: &str) {
+    tell(&format!("   {text}"));
 }
 
 /// First bytes of recorded flows, TLS ones or others, as text.
@@ -250,33 +231,4 @@ fn samples(report: &Report, tls: bool) -> Vec<String> {
             }
         })
         .collect()
-}
-
-/// A metric with the labels that tell who and whom, and its value.
-fn shorten(line: &str) -> String {
-    let wanted = [
-        "reporter",
-        "source_principal",
-        "destination_principal",
-        "destination_service_name",
-        "connection_security_policy",
-    ];
-    let (name, rest) = line.split_once('{').unwrap_or((line, ""));
-    let (labels, value) = rest.rsplit_once('}').unwrap_or((rest, ""));
-    let labels: Vec<&str> = labels
-        .split("\",")
-        .filter(|label| {
-            wanted
-                .iter()
-                .any(|name| label.starts_with(&format!("{name}=")))
-        })
-        .collect();
-    format!(
-        "{name} {}:{value}",
-        labels
-            .iter()
-            .map(|label| label.replace('"', ""))
-            .collect::<Vec<_>>()
-            .join(" ")
-    )
 }

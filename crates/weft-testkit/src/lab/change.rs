@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::lab::adopt::{self, Adopted};
 use crate::lab::file::LabFile;
 use crate::lab::instance::Lab;
 use crate::lab::place::make_folder;
@@ -25,6 +26,8 @@ const KILL_ROUNDS: usize = 10;
 pub(crate) struct Wanted {
     pub(crate) file: LabFile,
     pub(crate) plan: Plan,
+    /// The network namespaces that its pods adopt.
+    pub(crate) adopted: Adopted,
     resources: Resources,
 }
 
@@ -38,19 +41,21 @@ impl Wanted {
         file: LabFile,
         before: Option<&Plan>,
     ) -> Result<Self> {
-        let mut adopted = BTreeMap::new();
-        for name in file.pods.iter().filter_map(|pod| pod.netns.clone()) {
-            let netns = Netns::named(name.clone());
-            let addresses = if netns.exists() {
+        let names = || file.pods.iter().filter_map(|pod| pod.netns.as_deref());
+        let adopted = adopt::look(lab, names())?;
+        let mut addresses = BTreeMap::new();
+        for name in names() {
+            let netns = Netns::named(name);
+            let found = if adopted.contains_key(name) {
                 Some(netns.global_addresses()?)
             } else {
                 None
             };
-            adopted.insert(name, addresses);
+            addresses.insert(name.to_owned(), found);
         }
         let around = Surroundings {
             lab,
-            adopted: &adopted,
+            adopted: &addresses,
             ipv6: has_ipv6(),
             before,
         };
@@ -59,6 +64,7 @@ impl Wanted {
         Ok(Self {
             file,
             plan,
+            adopted,
             resources,
         })
     }
@@ -98,6 +104,7 @@ impl Lab {
         self.change_source(&wanted)?;
         self.record.plan = wanted.plan;
         self.record.file = wanted.file;
+        self.record.adopted = wanted.adopted;
         self.record.edit_error = None;
         self.remember()?;
         self.run_programs()
@@ -218,7 +225,7 @@ impl Lab {
             let key = pod.entry.key();
             let wanted = start::command_line(self, &pod);
             if let Some(running) = self.record.pods.get(&key).copied() {
-                if running.alive() && running.runs(&wanted) {
+                if running.alive() && self.record.commands.get(&key) == Some(&wanted) {
                     continue;
                 }
                 end_all(&[running])?;
@@ -226,6 +233,7 @@ impl Lab {
             }
             if !wanted.is_empty() {
                 let running = start::pod(self, &pod)?;
+                self.record.commands.insert(key.clone(), wanted);
                 self.record.pods.insert(key, running);
             }
         }

@@ -6,10 +6,11 @@
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::lab::instance::Progress;
 use crate::lab::mount::unmount_bpffs;
-use crate::lab::place::Place;
+use crate::lab::place::{Place, Turn};
 use crate::lab::plan::{check_lab_name, netns_prefix};
-use crate::lab::program::{kill_all, of_lab};
+use crate::lab::program::{end_all, kill_all, of_lab, of_run};
 use crate::lab::topology::Topology;
 use crate::lab::{programs, settings};
 use crate::netns::{Netns, with_prefix};
@@ -19,23 +20,51 @@ use crate::netns::{Netns, with_prefix};
 const KILL_ROUNDS: usize = 10;
 
 /// Takes a lab down: every process, namespace, link, pin and file of it, whatever state it is in.
-/// A lab that is not there is no error.
+/// A lab that is not there is no error. Another command on the lab is waited for.
 pub fn down(name: &str) -> Result<()> {
+    down_telling(name, |_| ())
+}
+
+/// The same; says what is waited for, and when there was nothing to do.
+pub fn down_telling(name: &str, say: Progress) -> Result<()> {
     check_lab_name(name)?;
     require_root()?;
     let place = Place::of(name);
+    // First of all: what it applies is not worth waiting for.
+    if let Some(watcher) = place.record().ok().and_then(|record| record.watcher) {
+        kill_all(&[watcher])?;
+    }
+    let turn = place.turn_to_take_down(|| {
+        say(&format!(
+            "waiting for another command to be done with lab {name}"
+        ));
+    })?;
+    if matches!(turn, Turn::TakenDown) {
+        say(&format!("lab {name} was taken down by another command"));
+        return Ok(());
+    }
+    let was_there = take_down(name, &place)?;
+    if !was_there {
+        say(&format!(
+            "there is no lab named {name}: nothing to take down"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether there was anything of it.
+fn take_down(name: &str, place: &Place) -> Result<bool> {
     let record = place.record().ok();
     let topology = Topology::of(name);
     // Programs run in the namespaces of nodes and controller; those of pods are the users'.
     let prefix = netns_prefix(name);
-    let own: Vec<u64> = with_prefix(&prefix)
+    let namespaces = with_prefix(&prefix);
+    let mut was_there = place.root().exists() || !namespaces.is_empty();
+    let own: Vec<u64> = namespaces
         .iter()
         .filter(|netns| !netns.name().starts_with(&format!("{prefix}pod.")))
         .filter_map(|netns| netns.inode().ok())
         .collect();
-    if let Some(watcher) = record.as_ref().and_then(|record| record.watcher) {
-        kill_all(&[watcher])?;
-    }
     for round in 0.. {
         let programs = of_lab(name, &own);
         if programs.is_empty() {
@@ -44,6 +73,7 @@ pub fn down(name: &str) -> Result<()> {
         if round == KILL_ROUNDS {
             bail!("programs of lab {name} keep coming: {programs:?}");
         }
+        was_there = true;
         kill_all(&programs)?;
     }
     unmount_bpffs(&place.bpffs())?;
@@ -57,7 +87,22 @@ pub fn down(name: &str) -> Result<()> {
     }
     // The parent goes with the last lab.
     let _ = place.root().parent().map(std::fs::remove_dir);
-    programs::clean_up()
+    programs::clean_up()?;
+    Ok(was_there)
+}
+
+/// Ends what a run of the tests started and takes its labs down, when its tests were ended before they could.
+pub fn down_of_run(run: &str) -> Result<()> {
+    // First programs outside labs: a command that makes a lab undoes it by itself.
+    end_all(&of_run(run))?;
+    let of_run = |name: &String| {
+        let record = Place::of(name).record();
+        record.is_ok_and(|record| record.test_run.as_deref() == Some(run))
+    };
+    for lab in Place::all().iter().filter(|name| of_run(name)) {
+        down(lab)?;
+    }
+    Ok(())
 }
 
 /// Namespaces and eBPF need root.

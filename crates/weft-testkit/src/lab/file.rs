@@ -10,6 +10,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
+mod words;
+
 /// Nodes, pods, resources and settings of a lab.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -63,13 +65,17 @@ pub struct PodEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
     /// Its labels.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "words::labels")]
     pub labels: BTreeMap<String, String>,
     /// Whether it is in the mesh.
     #[serde(default = "yes")]
     pub mesh: bool,
     /// Program and arguments to run in it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "words::command",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub run: Vec<String>,
 }
 
@@ -80,7 +86,8 @@ impl LabFile {
     pub fn parse(text: &str) -> Result<Self> {
         let file: Self = serde_saphyr::from_str(text).map_err(|error| {
             // The first line says what and where; the rest is a drawing of the place.
-            anyhow::anyhow!("{}", error.to_string().trim_end())
+            let text = error.to_string();
+            anyhow::anyhow!("{}", text.trim_start_matches("error: ").trim_end())
         })?;
         if file.nodes.is_empty() {
             bail!("nodes: a lab needs at least one node");
@@ -149,6 +156,60 @@ mod tests {
         .to_string();
         assert!(error.contains("nod"), "{error}");
         assert!(error.contains("line 4"), "{error}");
+    }
+
+    fn refused(fields: &str) -> String {
+        let text = format!("nodes: [{{name: n1}}]\npods:\n- name: a\n  node: n1\n{fields}");
+        LabFile::parse(&text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_label_that_kubernetes_would_refuse_is_named_with_its_line_and_what_is_allowed() {
+        for (label, words) in [
+            ("app!: web", ["app!", "label key"]),
+            ("/app: web", ["/app", "label key"]),
+            ("Example.com/app: web", ["Example.com/app", "label key"]),
+            ("app: my web", ["my web", "label value"]),
+            ("app: -web", ["-web", "label value"]),
+            (&format!("app: {}", "x".repeat(64)), ["xxx", "63"]),
+            (&format!("{}: web", "x".repeat(64)), ["xxx", "63"]),
+        ] {
+            let error = refused(&format!("  labels:\n    good: '1'\n    {label}\n"));
+            for word in words.into_iter().chain(["line 7", "letters"]) {
+                assert!(error.contains(word), "{error:?} does not name {word:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_without_a_value_is_refused_with_its_line() {
+        let error = refused("  labels:\n    app:\n");
+        assert!(error.contains("line 6") && error.contains("''"), "{error}");
+    }
+
+    #[test]
+    fn labels_of_kubernetes_are_taken() {
+        let text = "nodes: [{name: n1}]\npods:\n- name: a\n  node: n1\n  labels: {app.kubernetes.io/name: Web_1.2, x: ''}\n";
+        let file = LabFile::parse(text).unwrap();
+        assert_eq!(file.pods[0].labels["app.kubernetes.io/name"], "Web_1.2");
+        assert_eq!(file.pods[0].labels["x"], "");
+    }
+
+    #[test]
+    fn a_command_without_a_program_is_refused() {
+        for run in ["['']", "['', --port, '80']", "\n  - ''"] {
+            let error = refused(&format!("  run: {run}\n"));
+            assert!(
+                error.contains("run") && error.contains("program"),
+                "{error}"
+            );
+            assert!(
+                error.contains("line 5") || error.contains("line 6"),
+                "{error}"
+            );
+        }
+        let error = refused("  run: [sh, \"a\\0b\"]\n");
+        assert!(error.contains("NUL"), "{error}");
     }
 
     #[test]

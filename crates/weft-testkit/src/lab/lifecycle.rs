@@ -6,8 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, anyhow, ensure};
 
+use crate::interrupt::Interrupted;
 use crate::lab::change::Wanted;
 use crate::lab::down::{down, require_root};
 use crate::lab::file::LabFile;
@@ -15,9 +16,9 @@ use crate::lab::instance::{Lab, Progress};
 use crate::lab::mount::mount_bpffs;
 use crate::lab::place::{Place, Record};
 use crate::lab::plan::check_lab_name;
-use crate::lab::program::Start;
+use crate::lab::program::{Running, Start, TEST_RUN};
 use crate::lab::source::Resources;
-use crate::lab::{programs, ready, start};
+use crate::lab::{edit, programs, ready, start};
 
 /// What a lab is made from.
 #[derive(Clone, Debug)]
@@ -40,36 +41,59 @@ impl Lab {
     /// Brings a lab up and waits until every pod is enrolled and has its certificate. What fails
     /// is undone.
     pub fn up(options: &Options, file: LabFile) -> Result<Self> {
+        Self::up_watched(options, file, |_| Ok(()))
+    }
+
+    /// The same; `wired` is called when nodes are there and no pod is yet, so that whoever records what passes between
+    /// them misses nothing.
+    pub fn up_watched(
+        options: &Options,
+        file: LabFile,
+        wired: impl FnOnce(&Self) -> Result<()>,
+    ) -> Result<Self> {
         check_lab_name(&options.name)?;
         let place = Place::of(&options.name);
-        if place.root().exists() {
-            bail!(
-                "a lab named {0} is up already, or its last one was not taken down: `cargo xtask lab down --name {0}`",
-                options.name
-            );
-        }
+        let taken = format!(
+            "a lab named {0} is up already, or its last one was not taken down: `cargo xtask lab down --name {0}`",
+            options.name
+        );
+        ensure!(!place.root().exists(), "{taken}");
         require_root()?;
         // Everything that can be wrong in the file is found before anything is made.
+        let seen = edit::seen_as(options.file_path.as_deref(), &options.base, &file);
         let wanted = Wanted::new(&options.name, &options.base, file, None)?;
         let mut lab = Self {
             place,
             record: Record {
                 file_path: options.file_path.clone(),
                 base: options.base.clone(),
+                edit_seen: seen,
+                owner: Running::of(std::process::id().cast_signed()),
+                test_run: std::env::var(TEST_RUN).ok(),
                 ..Record::default()
             },
             progress: options.progress,
         };
-        let outcome = lab.make(&options.build, wanted);
-        if let Err(error) = outcome {
-            (options.progress)("undoing what was made");
-            let hints = lab.log_tails(5).join("\n");
-            if let Err(undo) = down(&options.name) {
-                return Err(error.context(format!("and the lab could not be undone: {undo:#}")));
-            }
-            return Err(error.context(format!("lab {} did not come up\n{hints}", options.name)));
+        // Another command may have taken the name meanwhile: that lab is not ours to undo.
+        ensure!(lab.place.claim()?, "{taken}");
+        match lab.make(&options.build, wanted, wired) {
+            Ok(()) => Ok(lab),
+            Err(error) => Err(lab.undo(error)),
         }
-        Ok(lab)
+    }
+
+    /// Takes down what was made before an error, and says so.
+    fn undo(&self, error: Error) -> Error {
+        let name = self.place.name();
+        self.say("undoing what was made");
+        let hints = self.log_tails(5).join("\n");
+        if let Err(undo) = down(name) {
+            return error.context(format!("and the lab could not be undone: {undo:#}"));
+        }
+        if error.is::<Interrupted>() {
+            return error.context(format!("lab {name} was taken down again"));
+        }
+        anyhow!("lab {name} did not come up: {error:#}\n{hints}")
     }
 
     /// Changes the lab to what the file says now. An error leaves the part that was not reached
@@ -83,6 +107,7 @@ impl Lab {
             file,
             Some(&self.record.plan),
         )?;
+        self.adopt(&wanted.adopted)?;
         self.change(wanted)?;
         ready::wait(self)
     }
@@ -96,12 +121,14 @@ impl Lab {
         Ok(!resources.are_in(&self.place.source()))
     }
 
-    /// Notes why the last edit was not applied, or that it was.
-    pub fn remember_edit(&mut self, error: Option<String>) -> Result<()> {
+    /// Notes which state of the file and its resources was dealt with, and why it was not applied, or that it was.
+    pub fn remember_edit(&mut self, seen: String, error: Option<String>) -> Result<()> {
         let _lock = self.place.lock()?;
         self.reload()?;
-        if self.record.edit_error != error {
+        let seen = Some(seen);
+        if self.record.edit_error != error || self.record.edit_seen != seen {
             self.record.edit_error = error;
+            self.record.edit_seen = seen;
             self.remember()?;
         }
         Ok(())
@@ -131,17 +158,23 @@ impl Lab {
         self.remember()
     }
 
-    fn make(&mut self, build: &Path, wanted: Wanted) -> Result<()> {
+    fn make(
+        &mut self,
+        build: &Path,
+        wanted: Wanted,
+        wired: impl FnOnce(&Self) -> Result<()>,
+    ) -> Result<()> {
         self.place.make()?;
         let _lock = self.place.lock()?;
         self.remember()?;
+        self.adopt(&wanted.adopted)?;
         mount_bpffs(&self.place.bpffs())?;
         let (place, record) = (&self.place, &mut self.record);
         programs::keep(build, |folder| {
             folder.clone_into(&mut record.programs);
             place.remember(record)
         })?;
-        self.say("wiring namespaces");
+        self.say("wiring network namespaces");
         self.topology().make_fabric()?;
         self.write_tokens(&wanted.plan)?;
         // Pods follow when they are wired and have their uids.
@@ -150,6 +183,8 @@ impl Lab {
         self.record.controller = Some(start::controller(self)?);
         self.remember()?;
         ready::wait_for_controller(self)?;
+        self.change(wanted.without_pods())?;
+        wired(self)?;
         self.change(wanted)?;
         ready::wait(self)
     }

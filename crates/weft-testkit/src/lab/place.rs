@@ -5,20 +5,25 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::lab::file::LabFile;
 use crate::lab::plan::Plan;
 use crate::lab::program::Running;
 use crate::lab::settings::Noted;
+use crate::wait::{in_vain, until, until_done};
 
 /// Parent of all labs. On tmpfs, so that a machine that restarts remembers none.
 const LABS_FOLDER: &str = "/run/weft-lab";
+
+/// Bound of waiting for another command on the same lab or on the store of programs: ten times what the slowest may wait.
+const LOCK_LIMIT: Duration = Duration::from_mins(10);
 
 /// The folder of one lab.
 #[derive(Clone, Debug)]
@@ -48,12 +53,37 @@ pub struct Record {
     pub nodes: BTreeMap<String, Running>,
     /// What `run` started, by pod.
     pub pods: BTreeMap<String, Running>,
+    /// The command line that each of these was started with. A program may change what `/proc` shows of it.
+    #[serde(default)]
+    pub commands: BTreeMap<String, Vec<String>>,
     /// Settings of adopted namespaces from before the lab.
     pub adopted_settings: BTreeMap<String, Noted>,
     /// The process that watches the file.
     pub watcher: Option<Running>,
     /// Why the last edit was not applied.
     pub edit_error: Option<String>,
+    /// Hash of the file and its resources as the watcher last dealt with them, whether it applied or refused them.
+    #[serde(default)]
+    pub edit_seen: Option<String>,
+    /// The network namespaces made by others that this lab has or is about to take, with their inodes.
+    #[serde(default)]
+    pub adopted: BTreeMap<String, u64>,
+    /// The command that made it, which has not let go of it while it runs.
+    #[serde(default)]
+    pub owner: Option<Running>,
+    /// The test run that made it.
+    #[serde(default)]
+    pub test_run: Option<String>,
+}
+
+/// What somebody who takes a lab down finds after waiting for the others.
+pub(crate) enum Turn {
+    /// Nobody else works on the lab until the file is dropped.
+    Ours(#[expect(dead_code, reason = "held for its lock")] File),
+    /// Another command took the lab down meanwhile.
+    TakenDown,
+    /// There is no lab, or less than a lock of one.
+    NoLock,
 }
 
 // === impl Place ===
@@ -159,7 +189,19 @@ impl Place {
         self.root.join("bpf")
     }
 
-    /// Makes the folder and its fixed children.
+    /// Makes the folder, unless it is there: of two that make labs of one name one does.
+    pub(crate) fn claim(&self) -> Result<bool> {
+        make_folder(Path::new(LABS_FOLDER), 0o755)?;
+        match fs::DirBuilder::new().mode(0o755).create(&self.root) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot make {}", self.root.display()))
+            }
+        }
+    }
+
+    /// Makes the folder's fixed children.
     pub fn make(&self) -> Result<()> {
         for folder in [
             self.root.clone(),
@@ -171,7 +213,10 @@ impl Place {
         ] {
             make_folder(&folder, 0o755)?;
         }
-        make_folder(&self.tokens(), 0o700)
+        make_folder(&self.tokens(), 0o700)?;
+        let lock = self.lock_path();
+        File::create(&lock).with_context(|| format!("cannot make {}", lock.display()))?;
+        Ok(())
     }
 
     /// Reads what the lab remembers.
@@ -196,12 +241,59 @@ impl Place {
 
     /// Keeps everyone else from changing the lab until the file is dropped.
     pub fn lock(&self) -> Result<File> {
-        let path = self.root.join("lock");
-        let file =
-            File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
-            .with_context(|| format!("cannot lock {}", path.display()))?;
+        let path = self.lock_path();
+        // Not made here: the lab may be gone, or be on its way.
+        let file = File::options()
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        wait_for_lock(&file, &self.lock_words())?;
         Ok(file)
+    }
+
+    /// The same for taking the lab down: no signal ends the wait, and `waits` is called when there is one.
+    pub(crate) fn turn_to_take_down(&self, waits: impl FnOnce()) -> Result<Turn> {
+        let path = self.lock_path();
+        let file = match File::options().write(true).open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Turn::NoLock),
+            other => other.with_context(|| format!("cannot open {}", path.display()))?,
+        };
+        if try_lock(&file).is_err() {
+            waits();
+            until_done(&self.lock_words(), LOCK_LIMIT, || try_lock(&file))?;
+        }
+        let ours = file.metadata().context("cannot look at the lock")?;
+        // Whoever took the lab down removed the file that we waited for; a later lab has another.
+        let current =
+            fs::metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino()));
+        Ok(if current {
+            Turn::Ours(file)
+        } else {
+            Turn::TakenDown
+        })
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    fn lock_words(&self) -> String {
+        format!("another command to be done with lab {}", self.name)
+    }
+}
+
+/// Takes the lock of a file when its holder lets go of it; a signal that ends this program ends the wait.
+pub(crate) fn wait_for_lock(file: &File, what: &str) -> Result<()> {
+    until(what, LOCK_LIMIT, || try_lock(file))
+}
+
+fn try_lock(file: &File) -> Result<()> {
+    use rustix::fs::{FlockOperation, flock};
+    use rustix::io::Errno;
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => bail!("it holds the lock"),
+        Err(error) => Err(in_vain(format!("cannot lock: {error}"))),
+        Ok(()) => Ok(()),
     }
 }
 

@@ -15,6 +15,8 @@ use crate::lab::file::{LabFile, PodEntry};
 const SUBNET4: [u8; 2] = [10, 77];
 /// IPv6 network of a lab, a /64.
 const SUBNET6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0);
+/// Addresses of other plans that are named one by one: as many blocks as the mesh settings take, less the lab's own.
+const OTHER_RANGES_MAX: usize = 1000;
 /// Longest name of a lab or node: paths of Unix sockets must stay below 108 bytes.
 const NAME_MAX: usize = 24;
 /// Longest name of a pod or namespace, as in Kubernetes labels.
@@ -89,6 +91,20 @@ pub fn prefix_length(address: IpAddr) -> u8 {
         IpAddr::V6(v6) if v6.segments()[..4] == SUBNET6.segments()[..4] => 64,
         IpAddr::V6(_) => 128,
     }
+}
+
+/// The blocks that the addresses of these pods come from: the lab's own networks, and single addresses of other plans.
+pub fn pod_ranges(pods: &[PlannedPod]) -> Vec<String> {
+    let [a, b] = SUBNET4;
+    let own = [format!("{a}.{b}.0.0/16"), format!("{SUBNET6}/64")];
+    let others = pods.iter().flat_map(|pod| &pod.addresses);
+    let others: BTreeSet<String> = others
+        .map(|address| (address, prefix_length(*address)))
+        .filter(|(_, length)| matches!(length, 32 | 128))
+        .map(|(address, length)| format!("{address}/{length}"))
+        .take(OTHER_RANGES_MAX)
+        .collect();
+    own.into_iter().chain(others).collect()
 }
 
 /// Settles every name and address of a lab file.
@@ -190,7 +206,7 @@ fn node_index(addresses: &[IpAddr]) -> Option<u8> {
 
 fn check_pod(entry: &PodEntry, nodes: &BTreeSet<&str>) -> Result<()> {
     check_name("pod", &entry.name, LABEL_MAX)?;
-    check_name("namespace", &entry.namespace, LABEL_MAX)?;
+    check_name("Kubernetes namespace", &entry.namespace, LABEL_MAX)?;
     check_name("service account", &entry.service_account, LABEL_MAX)?;
     ensure!(
         nodes.contains(entry.node.as_str()),
@@ -244,7 +260,7 @@ fn fixed_addresses(entry: &PodEntry, around: &Surroundings<'_>) -> Result<Vec<Ip
     }
     ensure!(
         !present.is_empty(),
-        "pod {}: network namespace {netns} has no global address yet",
+        "pod {}: network namespace {netns} has no global address yet: give it one (`ip -n {netns} address add ...`), and a link over which other pods reach it",
         entry.key()
     );
     Ok(if given.is_empty() {
@@ -269,6 +285,10 @@ impl Taken {
         if let Some(other) = self.0.insert(address, pod.to_owned()) {
             bail!("address {address} is used twice: by pod {other} and by pod {pod}");
         }
+        ensure!(
+            is_for_a_pod(address),
+            "pod {pod}: {address} is no address that a pod can have"
+        );
         ensure!(
             !is_infrastructure(address),
             "pod {pod}: {address} is kept for the lab's own nodes and controller (10.77.254.0/23)"
@@ -323,6 +343,20 @@ impl Taken {
         }
         unreachable!("a lab has fewer pods than a /16 has addresses")
     }
+}
+
+/// Whether an interface of a pod can carry the address for others to reach.
+fn is_for_a_pod(address: IpAddr) -> bool {
+    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(mapped
+        || local
+        || address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast())
 }
 
 fn is_infrastructure(address: IpAddr) -> bool {

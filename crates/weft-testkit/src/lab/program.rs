@@ -16,10 +16,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+use crate::interrupt;
 use crate::netns::Netns;
 
 /// Environment variable that names the lab.
 const MARK: &str = "WEFT_LAB";
+/// Environment variable that names the run of `cargo xtask test` that everything with it belongs to.
+pub const TEST_RUN: &str = "WEFT_TEST_RUN";
 /// How long programs may take to end on SIGTERM before SIGKILL follows.
 const TERMINATION_LIMIT: Duration = Duration::from_secs(5);
 
@@ -102,15 +105,6 @@ impl Running {
         inside(self.pid, &[inode])
     }
 
-    /// Whether its command line is this one.
-    pub fn runs(self, words: &[String]) -> bool {
-        fs::read(format!("/proc/{}/cmdline", self.pid)).is_ok_and(|line| {
-            line.split(|byte| *byte == 0)
-                .filter(|word| !word.is_empty())
-                .eq(words.iter().map(String::as_bytes))
-        })
-    }
-
     /// The name of its program, at most 15 bytes.
     pub fn name(self) -> String {
         fs::read_to_string(format!("/proc/{}/comm", self.pid))
@@ -131,6 +125,8 @@ impl Running {
 impl Start<'_> {
     /// Starts the program in a process group of its own with nothing of ours but its log.
     pub fn start(&self) -> Result<Running> {
+        interrupt::check()?;
+        keep_descriptors_here();
         let spawn = || -> Result<i32> {
             let log = open_log(&self.log)?;
             let child = Command::new(&self.program)
@@ -155,8 +151,8 @@ impl Start<'_> {
 }
 
 /// Marks every inherited descriptor but the standard three to be closed in programs that we
-/// start: whoever called us may wait for the end of a pipe that we never use.
-pub fn keep_descriptors_here() {
+/// start: whoever called us may wait for the end of a pipe that we never use, or for a lock.
+fn keep_descriptors_here() {
     #[expect(
         unsafe_code,
         reason = "descriptors that nobody here owns have no safe handle"
@@ -193,17 +189,29 @@ pub fn tail(log: &Path, lines: usize) -> String {
 /// Every process that belongs to a lab: marked in its environment, or inside one of the
 /// namespaces given by inode.
 pub fn of_lab(lab: &str, namespaces: &[u64]) -> Vec<Running> {
-    let mark = format!("{MARK}={lab}");
+    let is_it = |value: &str| value == lab;
+    others()
+        .filter(|process| marked(process.pid, MARK, is_it) || inside(process.pid, namespaces))
+        .collect()
+}
+
+/// Every process that a run of the tests started and that belongs to no lab.
+pub(crate) fn of_run(run: &str) -> Vec<Running> {
+    others()
+        .filter(|process| marked(process.pid, TEST_RUN, |value| value == run))
+        .filter(|process| !marked(process.pid, MARK, |_| true))
+        .collect()
+}
+
+fn others() -> impl Iterator<Item = Running> {
     let ours = i32::try_from(std::process::id()).unwrap_or(0);
     fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| *pid != ours)
+        .filter(move |pid| *pid != ours)
         .filter_map(Running::of)
-        .filter(|process| marked(process.pid, &mark) || inside(process.pid, namespaces))
-        .collect()
 }
 
 /// Ends processes, politely first, and waits until they are gone.
@@ -250,11 +258,12 @@ fn reap_later(pid: i32) {
         });
 }
 
-fn marked(pid: i32, mark: &str) -> bool {
+fn marked(pid: i32, variable: &str, is_it: impl Fn(&str) -> bool) -> bool {
     fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
         environment
             .split(|byte| *byte == 0)
-            .any(|entry| entry == mark.as_bytes())
+            .filter_map(|entry| str::from_utf8(entry).ok()?.split_once('='))
+            .any(|(name, value)| name == variable && is_it(value))
     })
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::lab::place::{Place, make_folder};
+use crate::lab::place::{Place, make_folder, wait_for_lock};
 
 /// Not below `/run`, which Debian mounts noexec.
 const STORE: &str = "/var/lib/weft-lab";
@@ -29,7 +29,7 @@ const PROGRAMS: [&str; 5] = [
 /// Copies a build's programs unless that was done before. `record` is called before anyone else
 /// may clean up, so that it can note the folder.
 pub(crate) fn keep(build: &Path, record: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    let _lock = lock()?;
+    let _lock = lock(|file| wait_for_lock(file, "another lab to be done with the programs"))?;
     let folder = Path::new(STORE).join(fingerprint(build)?);
     if !folder.exists() {
         let unfinished = folder.with_extension("new");
@@ -47,16 +47,22 @@ pub(crate) fn keep(build: &Path, record: impl FnOnce(&Path) -> Result<()>) -> Re
     Ok(folder)
 }
 
-/// Removes the copies that no lab runs any more.
+/// Removes the copies that no lab runs any more. After an upgrade of one node the others still run the old ones, which their
+/// lab no longer names.
 pub(crate) fn clean_up() -> Result<()> {
     if !Path::new(STORE).exists() {
         return Ok(());
     }
-    let lock = lock()?;
+    // Whatever is being taken down is taken down to its end: no signal ends this wait.
+    let lock = lock(|file| {
+        rustix::fs::flock(file, rustix::fs::FlockOperation::LockExclusive)
+            .context("cannot lock the store of programs")
+    })?;
     let used: Vec<PathBuf> = Place::all()
         .iter()
         .filter_map(|name| Place::of(name).record().ok())
         .map(|record| record.programs)
+        .chain(folders_of_running_programs())
         .collect();
     let mut left = false;
     for entry in fs::read_dir(STORE)
@@ -92,15 +98,24 @@ fn fingerprint(build: &Path) -> Result<String> {
     Ok(format!("{:016x}", hasher.finish()))
 }
 
-fn lock() -> Result<File> {
+/// The folders of all programs that run on this machine.
+fn folders_of_running_programs() -> impl Iterator<Item = PathBuf> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path().join("exe")).ok())
+        .filter_map(|program| Some(program.parent()?.to_owned()))
+}
+
+fn lock(take: impl Fn(&File) -> Result<()>) -> Result<File> {
     let path = Path::new(STORE).join("lock");
     loop {
         make_folder(Path::new(STORE), 0o755)?;
         let Ok(file) = File::create(&path) else {
             continue; // cleaned up between the two lines
         };
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
-            .context("cannot lock the store of programs")?;
+        take(&file)?;
         // Whoever cleaned up removed the file that we waited for.
         let current = fs::metadata(&path).is_ok_and(|now| {
             file.metadata()

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::admin;
@@ -17,7 +17,7 @@ use crate::lab::program::{Running, tail};
 use crate::lab::report;
 use crate::lab::source::Resources;
 use crate::lab::start::CONTROLLER_PORT;
-use crate::wait::{LONG, SHORT, until};
+use crate::wait::{LONG, SHORT, in_vain, until, until_done};
 
 /// Bound of one attempt to connect to the controller.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ pub(crate) fn wait_for_controller(lab: &Lab) -> Result<()> {
     until("the controller", LONG, || {
         let running = lab.record().controller.is_some_and(Running::alive);
         if !running {
-            bail!("it ended: {}", tail(&place.log("controller"), LOG_LINES));
+            return Err(ended("the controller", &place.log("controller")));
         }
         ensure!(
             place.root_certificate().exists(),
@@ -43,6 +43,15 @@ pub(crate) fn wait_for_controller(lab: &Lab) -> Result<()> {
             Ok(())
         })
     })
+}
+
+/// The error of waiting for a program that nobody starts again.
+pub(crate) fn ended(program: &str, log: &Path) -> Error {
+    in_vain(format!(
+        "{program} ended; its last words in {}: {}",
+        log.display(),
+        tail(log, LOG_LINES)
+    ))
 }
 
 /// Waits until every pod of the mesh is enrolled and has its certificate, and every other one is
@@ -85,8 +94,9 @@ fn wait_for_services(lab: &Lab) -> Result<()> {
 
 /// Waits until a node's holder has agent and proxy again.
 pub(crate) fn wait_for_holder(lab: &Lab, node: &str) -> Result<()> {
-    until(&format!("weft-node of {node}"), LONG, || {
-        admin::get(&lab.place().admin(node, "node"), "/ready")?;
+    until_done(&format!("weft-node of {node}"), LONG, || {
+        check_holder(lab, node)?;
+        admin::get(&lab.place().admin(node, "node"), "/healthz/ready")?;
         Ok(())
     })
 }
@@ -110,17 +120,21 @@ pub(crate) fn wait_until_left(lab: &Lab, pod: &PlannedPod, uid: &str) -> Result<
     )
 }
 
+/// Nobody starts a node's `weft-node` again, as the kubelet would.
+fn check_holder(lab: &Lab, node: &str) -> Result<()> {
+    match lab.record().nodes.get(node) {
+        Some(running) if !running.alive() => Err(ended(
+            &format!("weft-node of {node}"),
+            &lab.place().log(&format!("{node}.node")),
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn check_pod(lab: &Lab, pod: &PlannedPod) -> Result<()> {
     let node = &pod.entry.node;
     let place = lab.place();
-    if let Some(running) = lab.record().nodes.get(node)
-        && !running.alive()
-    {
-        bail!(
-            "weft-node of {node} ended: {}",
-            tail(&place.log(&format!("{node}.node")), LOG_LINES)
-        );
-    }
+    check_holder(lab, node)?;
     let uid = lab
         .record()
         .uids

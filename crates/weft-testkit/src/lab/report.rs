@@ -1,13 +1,16 @@
 //! The JSON document that describes a running lab.
 //!
-//! In: the lab and its programs as they are now. Out: one JSON value in the documented form; the
-//! same one from `up` and from `status`, where the latter adds conditions. Not here: waiting.
+//! In: the lab and its programs as they are now. Out: one JSON value in the documented form, from `up` and `status` with
+//! conditions, and in words what it says of mistakes. Not here: waiting.
+
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use anyhow::Result;
 
 use crate::admin;
+use crate::lab::edit;
 use crate::lab::instance::Lab;
 use crate::lab::program::{Running, of_lab};
 use crate::lab::start::{CONTROLLER_METRICS_PORT, controller_url};
@@ -53,10 +56,7 @@ pub fn describe(lab: &Lab) -> Value {
 /// The document with the conditions of policies and the fate of the last edit.
 pub fn status(lab: &Lab) -> Value {
     let mut document = describe(lab);
-    document["edit"] = match &lab.record().edit_error {
-        Some(error) => json!({"applied": false, "error": error}),
-        None => json!({"applied": true}),
-    };
+    document["edit"] = edit::describe(lab);
     match controller_status(lab) {
         Ok(controller) => {
             document["policies"] = controller["policies"].clone();
@@ -66,6 +66,45 @@ pub fn status(lab: &Lab) -> Value {
         Err(error) => document["controllerError"] = json!(format!("{error:#}")),
     }
     document
+}
+
+/// What a document with conditions says of objects that do not get what they ask for.
+pub fn warnings(document: &Value) -> Vec<String> {
+    let list = |pointer: &str| {
+        let values = document.pointer(pointer).and_then(Value::as_array);
+        values.into_iter().flatten()
+    };
+    let word = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let mut policies = BTreeMap::new();
+    for policy in list("/policies") {
+        let conditions = policy["conditions"].as_array().into_iter().flatten();
+        for condition in conditions.filter(|condition| condition["status"] == "False") {
+            let [kind, namespace, name] =
+                ["kind", "namespace", "name"].map(|key| word(policy, key));
+            let [what, message] = ["type", "message"].map(|key| word(condition, key));
+            policies.insert(
+                format!("{kind} {namespace}/{name}"),
+                format!("not {}: {message}", what.to_lowercase()),
+            );
+        }
+    }
+    // What is said of a policy stands in its condition already.
+    let others = list("/source/problems")
+        .chain(list("/findings"))
+        .filter(|other| !policies.contains_key(&word(other, "object")))
+        .map(|other| {
+            let line = other["line"].as_u64().filter(|line| *line > 0);
+            let line = line.map(|line| format!("line {line}")).unwrap_or_default();
+            let [object, file, field] = ["object", "file", "field"].map(|key| word(other, key));
+            let place = [object, file, line, field, word(other, "message")];
+            let place: Vec<&str> = place.iter().map(String::as_str).collect();
+            let known: Vec<&str> = place.into_iter().filter(|text| !text.is_empty()).collect();
+            format!("{}; {}", known.join(": "), word(other, "effect"))
+        });
+    let refused = policies
+        .iter()
+        .map(|(policy, text)| format!("{policy}: {text}"));
+    refused.chain(others).collect()
 }
 
 /// The newest program of that name on a node: while one is being replaced, the successor.

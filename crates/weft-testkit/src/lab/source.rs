@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
 
 use crate::lab::place::write_atomically;
-use crate::lab::plan::{Plan, PlannedPod};
+use crate::lab::plan::{Plan, PlannedPod, pod_ranges};
 use crate::netns::Netns;
 
 /// Label that says whether a pod is in the mesh.
@@ -23,7 +23,7 @@ const NETNS_ANNOTATION: &str = "weft.dev/netns";
 const SETTINGS_NAME: (&str, &str) = ("weft-system", "weft");
 
 /// The user's resources: where each came from, and its text.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Resources {
     files: Vec<(PathBuf, String)>,
     /// `kind namespace/name` of everything in them.
@@ -132,13 +132,18 @@ pub fn write(
     resources: &Resources,
 ) -> Result<()> {
     let mut files = BTreeMap::new();
-    files.insert("lab-0-settings.yaml".to_owned(), settings_yaml(settings)?);
+    files.insert(
+        "lab-0-settings.yaml".to_owned(),
+        settings_yaml(settings, plan)?,
+    );
     files.insert(
         "lab-1-namespaces.yaml".to_owned(),
         namespaces_yaml(plan, resources)?,
     );
     files.insert("lab-2-nodes.yaml".to_owned(), nodes_yaml(plan)?);
     files.insert("lab-3-pods.yaml".to_owned(), pods_yaml(plan, uids)?);
+    // An empty file would keep its last good objects: only a file that is gone takes them along.
+    files.retain(|_, text| !text.is_empty());
     for (name, text) in resources.named() {
         files.insert(name, text.clone());
     }
@@ -176,9 +181,14 @@ fn yaml_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn settings_yaml(settings: &Map<String, Value>) -> Result<String> {
-    let mesh = serde_saphyr::to_string(&Value::Object(settings.clone()))
-        .context("settings are plain data")?;
+/// The user's settings; the ranges of the pods, which the lab knows, unless the user names them.
+fn settings_yaml(settings: &Map<String, Value>, plan: &Plan) -> Result<String> {
+    let mut settings = settings.clone();
+    settings
+        .entry("podCidrs")
+        .or_insert_with(|| json!(pod_ranges(&plan.pods)));
+    let mesh =
+        serde_saphyr::to_string(&Value::Object(settings)).context("settings are plain data")?;
     let (namespace, name) = SETTINGS_NAME;
     documents(&[json!({
         "apiVersion": "v1",
@@ -351,6 +361,18 @@ mod tests {
         let yaml = namespaces_yaml(&plan, &resources).unwrap();
         assert!(!yaml.contains("Namespace"), "{yaml}");
         assert!(yaml.contains("ServiceAccount"), "{yaml}");
+    }
+
+    #[test]
+    fn the_last_pod_takes_its_file_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut plan, uids) = sample();
+        let none = Resources::default();
+        write(folder.path(), &plan, &uids, &Map::new(), &none).unwrap();
+        assert!(folder.path().join("lab-3-pods.yaml").exists());
+        plan.pods.clear();
+        write(folder.path(), &plan, &uids, &Map::new(), &none).unwrap();
+        assert!(!folder.path().join("lab-3-pods.yaml").exists());
     }
 
     #[test]

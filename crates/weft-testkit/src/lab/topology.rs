@@ -129,8 +129,14 @@ impl Topology {
         debug_assert!(leaf.name().starts_with(&self.prefix));
         Netns::create(leaf.name())?;
         let port = port_name('p', key);
+        // A pod that takes over an IP address takes over the link address with it, as bridge plugins arrange: neighbours that
+        // still know the old one would write to nobody for up to a minute.
+        let station = match addresses.first() {
+            Some(first) => format!("address {}", link_address(&first.to_string())),
+            None => String::new(),
+        };
         hub.ip_batch(&format!(
-            "link add {port} type veth peer name eth0 netns {}\nlink set {port} master {BRIDGE} up\n",
+            "link add {port} type veth peer name eth0 {station} netns {}\nlink set {port} master {BRIDGE} up\n",
             leaf.name()
         ))?;
         let mut lines = "link set eth0 up\n".to_owned();
@@ -147,9 +153,11 @@ impl Topology {
 
 fn make_bridge(netns: &Netns) -> Result<()> {
     Netns::create(netns.name())?;
-    // Without snooping, neighbour discovery works from the first packet.
+    // Without snooping, neighbour discovery works from the first packet. With an address of its own, the bridge does not take
+    // that of a port, which changes when pods come and go: others would write to the old one for many seconds.
+    let address = link_address(netns.name());
     netns.ip_batch(&format!(
-        "link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0\nlink set {BRIDGE} up\n"
+        "link add {BRIDGE} address {address} type bridge forward_delay 0 mcast_snooping 0\nlink set {BRIDGE} up\n"
     ))
 }
 
@@ -161,12 +169,24 @@ fn add_address(address: IpAddr, device: &str) -> String {
     }
 }
 
-/// A link name made from any text: at most 15 bytes, the same for the same text (FNV-1a, 48 bits).
+/// A link name made from any text: at most 15 bytes, the same for the same text.
 fn port_name(kind: char, text: &str) -> String {
+    format!("{kind}{:012x}", hash48(text))
+}
+
+/// A link address made from any text: a locally administered one of a single station (IEEE 802, first octet).
+fn link_address(text: &str) -> String {
+    let [_, _, mut bytes @ ..] = hash48(text).to_be_bytes();
+    bytes[0] = bytes[0] & !0b1 | 0b10;
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// FNV-1a, 48 bits.
+fn hash48(text: &str) -> u64 {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    format!("{kind}{:012x}", hash & 0xffff_ffff_ffff)
+    hash & 0xffff_ffff_ffff
 }
 
 #[cfg(test)]
@@ -178,5 +198,14 @@ mod tests {
         let one = port_name('p', "default/a");
         assert!(one.len() <= 15);
         assert_ne!(one, port_name('p', "default/b"));
+    }
+
+    #[test]
+    fn link_addresses_are_those_of_single_stations() {
+        let one = link_address("weft.x.node.n1");
+        assert_eq!(one.len(), 17);
+        let first = u8::from_str_radix(&one[..2], 16).unwrap();
+        assert_eq!(first & 0b11, 0b10);
+        assert_ne!(one, link_address("weft.x.node.n2"));
     }
 }

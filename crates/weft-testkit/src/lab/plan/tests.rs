@@ -88,6 +88,19 @@ fn mistakes_are_named() {
         "nodes: [{name: n1}]\npods: [{name: a, node: n1, ip: 10.77.255.1}]",
         "kept for the lab",
     );
+    for address in [
+        "0.0.0.0",
+        "127.0.0.1",
+        "224.0.0.1",
+        "169.254.0.1",
+        "'::ffff:10.77.0.9'",
+        "'fe80::1'",
+    ] {
+        refused(
+            &format!("nodes: [{{name: n1}}]\npods: [{{name: a, node: n1, ip: {address}}}]"),
+            "no address that a pod can have",
+        );
+    }
 }
 
 #[test]
@@ -105,6 +118,13 @@ fn an_adopted_namespace_gives_its_addresses_unless_told_which() {
     let all = plan(&file, &around(&adopted)).unwrap();
     assert_eq!(all.pods[0].addresses.len(), 2);
     assert!(all.pods[0].adopted);
+    let ranges = [
+        "10.77.0.0/16",
+        "fd77::/64",
+        "192.0.2.7/32",
+        "2001:db8::7/128",
+    ];
+    assert_eq!(pod_ranges(&all.pods), ranges);
 
     let file = LabFile::parse(
         "nodes: [{name: n1}]\npods: [{name: a, node: n1, netns: lab, ip: 192.0.2.7}]",
