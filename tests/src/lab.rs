@@ -1,18 +1,25 @@
 //! Labs for tests: built in a few lines, named so that several run at once, gone when dropped.
 //!
-//! In: pods and resources. Out: [`TestLab`]. Not here: what a lab is (`weft_testkit::lab`).
+//! In: pods and resources. Out: [`TestLab`], watched by the oracles for leaks and identities from before its first
+//! pod to after its last. Not here: what a lab is (`weft_testkit::lab`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context as _, Result};
+mod oracle;
+
+use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
+use weft_testkit::admin;
 use weft_testkit::lab::file::{LabFile, NodeEntry, PodEntry};
 use weft_testkit::lab::{Lab, Options, down};
-use weft_testkit::leak::Recorder;
+use weft_testkit::leak::{Recorder, Report};
 use weft_testkit::netns::Netns;
 use weft_testkit::peer::{Behaviour, Server};
+use weft_testkit::wait::{LONG, until};
+
+use oracle::{Oracle, Places};
 
 /// What an access record of a connection that ended well holds: too many to print.
 const ACCESS: &str = "access connection complete";
@@ -22,6 +29,7 @@ const ACCESS: &str = "access connection complete";
 pub struct Builder {
     file: LabFile,
     resources: Vec<String>,
+    recorded: Places,
 }
 
 /// A running lab; dropping it takes it down.
@@ -30,6 +38,7 @@ pub struct TestLab {
     file: LabFile,
     folder: TempDir,
     name: String,
+    oracle: Option<Oracle>,
 }
 
 // === impl Builder ===
@@ -98,6 +107,13 @@ impl Builder {
         self
     }
 
+    /// Has the oracles record between the nodes alone: a packet that crosses is judged once instead of three times.
+    #[must_use]
+    pub fn recorded_on_the_fabric(mut self) -> Self {
+        self.recorded = Places::Fabric;
+        self
+    }
+
     /// Brings it up.
     pub fn up(self) -> Result<TestLab> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -117,12 +133,20 @@ impl Builder {
             base: folder.path().to_owned(),
             progress: |text| println!("lab: {text}"),
         };
-        let lab = Lab::up(&options, file.clone())?;
+        let mut oracle = None;
+        let lab = Lab::up_watched(&options, file.clone(), |lab| {
+            oracle = Some(Oracle::start(lab, self.recorded)?);
+            Ok(())
+        })?;
+        if let Some(oracle) = &mut oracle {
+            oracle.follow(&lab);
+        }
         Ok(TestLab {
             lab,
             file,
             folder,
             name,
+            oracle,
         })
     }
 }
@@ -185,10 +209,48 @@ impl TestLab {
             .collect()
     }
 
+    /// Takes the verdict from the oracles that watch every lab: this test puts on the wires, or has the mesh do, what they
+    /// must object to. It judges with recorders of its own.
+    pub fn breaks_on_purpose(&mut self) {
+        if let Some(oracle) = &mut self.oracle {
+            oracle.only_count();
+        }
+    }
+
+    /// Packets between enrolled pods of different nodes that the oracles have judged so far.
+    pub fn judged_on_fabric(&self) -> u64 {
+        self.oracle.as_ref().map_or(0, Oracle::judged_on_fabric)
+    }
+
+    /// Ends the oracles' watch, instead of at the end of the lab; an error is what they object to.
+    pub fn judge(&mut self) -> Result<Report> {
+        let oracle = self.oracle.take().context("the lab was judged before")?;
+        oracle.close(&self.lab).verdict()
+    }
+
     /// Changes the lab file and waits until the lab follows.
     pub fn change(&mut self, change: impl FnOnce(&mut LabFile)) -> Result<()> {
         change(&mut self.file);
-        self.lab.apply(self.file.clone())
+        if let Some(oracle) = &self.oracle {
+            oracle.expect(&self.file);
+        }
+        self.lab.apply(self.file.clone())?;
+        if let Some(oracle) = &mut self.oracle {
+            oracle.follow(&self.lab);
+        }
+        Ok(())
+    }
+
+    /// Waits until the node of a pod that was taken out of the mesh holds nothing of it any more. Tunnels find it until then.
+    pub fn wait_until_let_go(&self, pod: &str) -> Result<()> {
+        let node = &self.lab.pod(pod).context("no such pod")?.entry.node;
+        let socket = self.lab.place().admin(node, "node");
+        until(&format!("{node} to let go of {pod}"), LONG, || {
+            let status = admin::get_json(&socket, "/status")?;
+            let held = status["pods"].as_array().context("no list of pods")?;
+            ensure!(held.iter().all(|one| one["name"] != pod), "it is held");
+            Ok(())
+        })
     }
 
     /// Puts a pod into the mesh or takes it out, and waits for that.
@@ -222,7 +284,8 @@ impl TestLab {
 
 impl Drop for TestLab {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        let failed = std::thread::panicking();
+        if failed {
             // What the programs said is what a failed test is read with.
             let tails = self.lab.log_tails(200).join("\n");
             for line in tails.lines().filter(|line| !line.contains(ACCESS)) {
@@ -233,8 +296,14 @@ impl Drop for TestLab {
                 return;
             }
         }
+        let oracle = self.oracle.take().map(|oracle| oracle.close(&self.lab));
         if let Err(error) = down(&self.name) {
             println!("lab {} could not be taken down: {error:#}", self.name);
+        }
+        match oracle.map(oracle::Closed::verdict) {
+            Some(Err(error)) if failed => println!("and the oracles object: {error:#}"),
+            Some(Err(error)) => panic!("the oracles object: {error:#}"),
+            Some(Ok(_)) | None => {}
         }
     }
 }

@@ -14,15 +14,21 @@ pub fn skip(reason: &str) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("a test");
     println!("{name} is skipped: {reason}");
-    if let Some(path) = std::env::var_os(SKIPS_VARIABLE) {
-        let file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path);
-        if let Ok(mut file) = file {
-            // A line in one write, as several tests may write at once.
-            let _ = file.write_all(format!("{name}\t{reason}\n").as_bytes());
-        }
+    note(SKIPS_VARIABLE, &format!("{name}\t{reason}"));
+}
+
+/// Adds a line to the file that a variable names, if it names one.
+fn note(variable: &str, line: &str) {
+    let Some(path) = std::env::var_os(variable) else {
+        return;
+    };
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path);
+    if let Ok(mut file) = file {
+        // A line in one write, as several tests may write at once.
+        let _ = file.write_all(format!("{line}\n").as_bytes());
     }
 }
 

@@ -9,6 +9,8 @@
     reason = "test helpers fail by panicking, as tests do"
 )]
 
+#[path = "capture/crash.rs"]
+mod crash;
 #[path = "capture/hostile.rs"]
 mod hostile;
 #[path = "capture/inbound.rs"]

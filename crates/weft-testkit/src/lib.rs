@@ -17,3 +17,4 @@ pub mod ads;
 pub mod envoy;
 
 pub mod repo;
+pub mod secrets;

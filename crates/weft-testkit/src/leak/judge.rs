@@ -1,17 +1,20 @@
 //! What one frame means for the leak oracle. Pure.
 //!
-//! In: frames in order, the enrolled addresses. Out: violations and what each flow looked like.
+//! In: frames in order, the enrolled addresses, those of the mesh itself. Out: violations and what each flow looked like.
 //! Between two enrolled pods only TLS to or from port 15008 may pass: a SYN to another port is a
-//! connection that was not captured, a payload that does not begin as TLS is plaintext, and a
-//! canary anywhere is plaintext for certain. UDP and ICMP are not captured and not judged.
+//! connection that was not captured, a stream that is not TLS 1.3 records from its first byte to its last is plaintext, and a
+//! canary anywhere in it, raw or in base64, is plaintext for certain. A canary that programs of the mesh send one another
+//! in clear is one, too. A connection that began before both were enrolled stays
+//! as it began, in clear. UDP and ICMP are not captured and not judged.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 
-use memchr::memmem;
-
-use super::{CANARY_PREFIX, Report};
+use super::canary::Traces;
+use super::report::{Findings, Seen};
+use super::segment::{FlowKey, Segment, parse};
+use super::stream::Stream;
 
 /// Port of the tunnel between nodes.
 const HBONE_PORT: u16 = 15008;
@@ -21,15 +24,6 @@ const VIOLATIONS_MAX: usize = 100;
 const FLOWS_MAX: usize = 200_000;
 /// First payload bytes kept of a flow, for people to look at.
 const SAMPLE_BYTES: usize = 48;
-
-/// Sender and receiver of one direction of a TCP connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FlowKey {
-    /// Who sends.
-    pub source: SocketAddr,
-    /// Who receives.
-    pub destination: SocketAddr,
-}
 
 /// What was seen of one direction of a TCP connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,10 +36,34 @@ pub struct Flow {
     pub tls: bool,
     /// A canary was seen in clear.
     pub canary: bool,
-    from_start: bool,
+    /// Payload bytes that were not looked at: behind what is kept of a large frame, or never seen.
+    pub unseen: u64,
 }
 
-/// Something that must not pass between two enrolled pods.
+/// When a flow began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Beginning {
+    /// Before the recording.
+    #[default]
+    Unseen,
+    /// While one of the two was not enrolled.
+    Outside,
+    /// Between two enrolled pods.
+    Inside,
+}
+
+/// Whose two ends of a flow are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    /// Two enrolled pods: everything must be inside TLS.
+    Pods,
+    /// Programs of the mesh: they may speak plainly, but not of payloads.
+    Mesh,
+    /// One is somebody else, who may be spoken to plainly.
+    Others,
+}
+
+/// Something that must not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// Namespace in which it was seen.
@@ -61,37 +79,45 @@ pub struct Violation {
 pub enum Why {
     /// A connection attempt past the mesh.
     Uncaptured,
-    /// A payload that is no TLS.
+    /// Bytes that are no TLS record.
     NotTls,
     /// A canary in clear.
     Canary,
 }
 
 /// The state of one recording.
-pub struct Judge {
+pub(super) struct Judge {
     place: String,
-    canary: memmem::Finder<'static>,
-    flows: HashMap<FlowKey, Flow>,
+    traces: Traces,
+    enrolled: HashSet<IpAddr>,
+    mesh: HashSet<IpAddr>,
+    /// How often the sets of addresses have changed.
+    era: u32,
+    flows: HashMap<FlowKey, Tracked>,
+    seen: Seen,
     violations: Vec<Violation>,
     violations_more: u64,
 }
 
-/// The TCP segment inside a frame.
-struct Segment<'a> {
-    flow: FlowKey,
-    syn: bool,
-    ack: bool,
-    payload: &'a [u8],
+/// A flow in the course of being judged.
+struct Tracked {
+    flow: Flow,
+    beginning: Beginning,
+    stream: Stream,
+    /// Whose its ends are, and the era in which that was looked up.
+    ends: (Ends, u32),
 }
 
 // === impl Flow ===
 
 impl Flow {
-    pub(super) fn merge(&mut self, other: &Self) {
+    /// Takes in what was seen of the same flow elsewhere.
+    pub(super) fn merge(&mut self, other: Self) {
         self.packets = self.packets.max(other.packets);
         self.canary |= other.canary;
+        self.unseen = self.unseen.max(other.unseen);
         if self.sample.is_empty() {
-            self.sample.clone_from(&other.sample);
+            self.sample = other.sample;
             self.tls = other.tls;
         }
     }
@@ -100,85 +126,127 @@ impl Flow {
 // === impl Judge ===
 
 impl Judge {
-    /// A judge for the frames of one place.
-    pub fn new(place: &str) -> Self {
+    /// A judge for the frames of one place, where these addresses are those of programs of the mesh.
+    pub(super) fn new(place: &str, mesh: HashSet<IpAddr>) -> Self {
         Self {
             place: place.to_owned(),
-            canary: memmem::Finder::new(CANARY_PREFIX).into_owned(),
+            traces: Traces::new(),
+            enrolled: HashSet::new(),
+            mesh,
+            era: 0,
             flows: HashMap::new(),
+            seen: Seen::default(),
             violations: Vec::new(),
             violations_more: 0,
         }
     }
 
-    /// Judges one Ethernet frame.
-    pub fn packet(&mut self, frame: &[u8], enrolled: &HashSet<IpAddr>) {
-        let Some(segment) = parse(frame) else {
+    /// From the next frame on, these are the enrolled addresses.
+    pub(super) fn set_enrolled(&mut self, enrolled: HashSet<IpAddr>) {
+        self.enrolled = enrolled;
+        self.era += 1;
+    }
+
+    /// Judges one Ethernet frame by what was kept of it.
+    pub(super) fn packet(&mut self, frame: &[u8], frame_length: usize) {
+        self.seen.packets += 1;
+        let Some(segment) = parse(frame, frame_length) else {
             return;
         };
-        let (source, destination) = (segment.flow.source.ip(), segment.flow.destination.ip());
-        // From an address to itself is loopback, seen when the place is a pod.
-        let between_pods =
-            source != destination && enrolled.contains(&source) && enrolled.contains(&destination);
-        if segment.syn {
-            self.begin(segment.flow);
+        let ends = self.track(&segment);
+        if ends == Ends::Pods {
+            self.seen.judged += 1;
+            self.seen.judged_bytes += segment.length as u64;
             let to_tunnel = segment.flow.destination.port() == HBONE_PORT;
-            if between_pods && !segment.ack && !to_tunnel {
+            if segment.syn && !segment.ack && !to_tunnel {
                 self.violation(segment.flow, Why::Uncaptured);
             }
         }
-        if segment.payload.is_empty() {
-            return;
+        if segment.length > 0
+            && let Some(why) = self.payload(&segment, ends)
+        {
+            self.violation(segment.flow, why);
         }
-        let canary = self.canary.find(segment.payload).is_some();
-        let plain_start = self.note(&segment, canary);
-        if between_pods && canary {
-            self.violation(segment.flow, Why::Canary);
-        } else if between_pods && plain_start {
-            self.violation(segment.flow, Why::NotTls);
-        }
+    }
+
+    /// Packets between enrolled pods so far.
+    pub(super) fn judged(&self) -> u64 {
+        self.seen.judged
+    }
+
+    /// Notes how many frames were lost.
+    pub(super) fn set_dropped(&mut self, dropped: u64) {
+        self.seen.dropped = dropped;
     }
 
     /// The findings.
-    pub fn report(self, packets: u64, dropped: u64) -> Report {
-        let mut flows: Vec<(FlowKey, Flow)> = self.flows.into_iter().collect();
-        flows.sort_by_key(|(key, _)| *key);
-        Report {
-            packets,
-            dropped,
+    pub(super) fn findings(self) -> Findings {
+        let flows = self.flows.into_iter();
+        let flows = flows.map(|(key, tracked)| (key, tracked.flow));
+        Findings {
+            seen: self.seen,
             violations: self.violations,
             violations_more: self.violations_more,
-            flows,
+            flows: flows.collect(),
         }
     }
 
-    fn begin(&mut self, key: FlowKey) {
+    /// Finds or begins the flow; whose ends it has.
+    fn track(&mut self, segment: &Segment<'_>) -> Ends {
+        let (key, era) = (segment.flow, self.era);
+        if !segment.syn
+            && let Some(tracked) = self.flows.get_mut(&key)
+        {
+            if tracked.ends.1 != era {
+                tracked.ends = (ends(&key, &self.enrolled, &self.mesh), era);
+            }
+            return tracked.ends.0;
+        }
         if self.flows.len() >= FLOWS_MAX {
             self.flows.clear();
         }
-        let flow = Flow {
-            from_start: true,
-            ..Flow::default()
+        let ends = ends(&key, &self.enrolled, &self.mesh);
+        let (beginning, stream) = match (segment.syn, ends) {
+            (false, _) => (Beginning::Unseen, Stream::default()),
+            (true, Ends::Pods) => (Beginning::Inside, Stream::beginning(segment.at)),
+            (true, _) => (Beginning::Outside, Stream::beginning(segment.at)),
         };
-        self.flows.insert(key, flow);
+        let tracked = Tracked {
+            flow: Flow::default(),
+            beginning,
+            stream,
+            ends: (ends, era),
+        };
+        self.flows.insert(key, tracked);
+        ends
     }
 
-    /// Notes a payload; true when it is the first of its flow and no TLS.
-    fn note(&mut self, segment: &Segment<'_>, canary: bool) -> bool {
-        if !self.flows.contains_key(&segment.flow) && self.flows.len() >= FLOWS_MAX {
-            self.flows.clear();
-        }
-        let flow = self.flows.entry(segment.flow).or_default();
+    /// Notes a payload; what is wrong with it.
+    fn payload(&mut self, segment: &Segment<'_>, ends: Ends) -> Option<Why> {
+        let tracked = self.flows.get_mut(&segment.flow)?;
+        let (at, payload) = (segment.at, segment.payload);
+        let found = tracked
+            .stream
+            .take(at, payload, segment.length, &self.traces);
+        let flow = &mut tracked.flow;
         flow.packets += 1;
-        flow.canary |= canary;
-        if flow.packets > 1 {
-            return false;
+        flow.canary |= found.canary;
+        flow.unseen += found.unseen;
+        if flow.packets == 1 {
+            flow.sample = payload[..payload.len().min(SAMPLE_BYTES)].to_vec();
+            flow.tls = begins_as_tls(payload);
         }
-        let length = segment.payload.len().min(SAMPLE_BYTES);
-        flow.sample = segment.payload[..length].to_vec();
-        flow.tls = begins_as_tls(segment.payload);
-        // A flow that was there before us may be joined in the middle of a record.
-        flow.from_start && !flow.tls
+        match ends {
+            Ends::Pods if tracked.beginning != Beginning::Outside => {
+                self.seen.unseen += found.unseen;
+                if found.canary {
+                    return Some(Why::Canary);
+                }
+                found.not_tls.then_some(Why::NotTls)
+            }
+            Ends::Mesh => found.canary.then_some(Why::Canary),
+            Ends::Pods | Ends::Others => None,
+        }
     }
 
     fn violation(&mut self, flow: FlowKey, why: Why) {
@@ -194,12 +262,6 @@ impl Judge {
     }
 }
 
-impl fmt::Display for FlowKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -> {}", self.source, self.destination)
-    }
-}
-
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.why {
@@ -211,77 +273,22 @@ impl fmt::Display for Violation {
     }
 }
 
+fn ends(flow: &FlowKey, enrolled: &HashSet<IpAddr>, mesh: &HashSet<IpAddr>) -> Ends {
+    let both = [flow.source.ip(), flow.destination.ip()];
+    // From a pod's address to itself is loopback, seen when the place is a pod.
+    if both[0] != both[1] && both.iter().all(|end| enrolled.contains(end)) {
+        Ends::Pods
+    } else if both.iter().all(|end| mesh.contains(end)) {
+        Ends::Mesh
+    } else {
+        Ends::Others
+    }
+}
+
 /// A TLS record header: handshake, alert, cipher change or data, version 3.x (RFC 8446, 5.1).
 fn begins_as_tls(payload: &[u8]) -> bool {
     matches!(payload, [0x14..=0x17, 0x03, 0x00..=0x04, ..])
         || matches!(payload, [0x14..=0x17] | [0x14..=0x17, 0x03])
-}
-
-fn parse(frame: &[u8]) -> Option<Segment<'_>> {
-    let ether_type = u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]);
-    let packet = frame.get(14..)?;
-    match ether_type {
-        0x0800 => parse_v4(packet),
-        0x86dd => parse_v6(packet),
-        _ => None,
-    }
-}
-
-fn parse_v4(packet: &[u8]) -> Option<Segment<'_>> {
-    let header = usize::from(packet.first()? & 0x0f) * 4;
-    let length = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
-    if *packet.get(9)? != 6 {
-        return None;
-    }
-    let address = |at: usize| -> Option<IpAddr> {
-        let bytes: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
-        Some(Ipv4Addr::from(bytes).into())
-    };
-    // Segmentation offload may leave the length zero; short frames are padded behind it.
-    let end = if length == 0 {
-        packet.len()
-    } else {
-        length.min(packet.len())
-    };
-    parse_tcp(packet.get(header..end)?, address(12)?, address(16)?)
-}
-
-fn parse_v6(packet: &[u8]) -> Option<Segment<'_>> {
-    let length = usize::from(u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]));
-    // Linux sends TCP without extension headers.
-    if *packet.get(6)? != 6 {
-        return None;
-    }
-    let address = |at: usize| -> Option<IpAddr> {
-        let bytes: [u8; 16] = packet.get(at..at + 16)?.try_into().ok()?;
-        Some(Ipv6Addr::from(bytes).into())
-    };
-    let end = if length == 0 {
-        packet.len()
-    } else {
-        (40 + length).min(packet.len())
-    };
-    parse_tcp(packet.get(40..end)?, address(8)?, address(24)?)
-}
-
-fn parse_tcp(segment: &[u8], source: IpAddr, destination: IpAddr) -> Option<Segment<'_>> {
-    let port = |at: usize| -> Option<u16> {
-        Some(u16::from_be_bytes([
-            *segment.get(at)?,
-            *segment.get(at + 1)?,
-        ]))
-    };
-    let flags = *segment.get(13)?;
-    let header = usize::from(segment.get(12)? >> 4) * 4;
-    Some(Segment {
-        flow: FlowKey {
-            source: SocketAddr::new(source, port(0)?),
-            destination: SocketAddr::new(destination, port(2)?),
-        },
-        syn: flags & 0x02 != 0,
-        ack: flags & 0x10 != 0,
-        payload: segment.get(header..).unwrap_or_default(),
-    })
 }
 
 #[cfg(test)]
