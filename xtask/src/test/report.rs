@@ -12,8 +12,19 @@ pub(super) struct Tally {
     pub(super) failed: u64,
     failures: Vec<String>,
     skips: Vec<String>,
+    judged: Judged,
     /// The list of failures of a test program is being read.
     pub(super) in_failures: bool,
+}
+
+/// What the oracles of all labs judged.
+#[derive(Default)]
+struct Judged {
+    labs: u64,
+    packets: u64,
+    between_pods: u64,
+    on_fabric: u64,
+    identities: u64,
 }
 
 // === impl Tally ===
@@ -51,12 +62,33 @@ impl Tally {
         }
     }
 
+    /// Takes in what the oracles of labs noted: packets, those between enrolled pods, those of them on the fabric,
+    /// identities.
+    pub(super) fn take_judged(&mut self, file: &Path) {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let _ = std::fs::remove_file(file);
+        for line in text.lines() {
+            let mut numbers = line.split('\t').map(|number| number.parse().unwrap_or(0));
+            let mut next = || numbers.next().unwrap_or(0);
+            self.judged.labs += 1;
+            self.judged.packets += next();
+            self.judged.between_pods += next();
+            self.judged.on_fabric += next();
+            self.judged.identities += next();
+        }
+    }
+
     /// Adds another tally.
     pub(super) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.failures.extend(other.failures);
         self.skips.extend(other.skips);
+        self.judged.labs += other.judged.labs;
+        self.judged.packets += other.judged.packets;
+        self.judged.between_pods += other.judged.between_pods;
+        self.judged.on_fabric += other.judged.on_fabric;
+        self.judged.identities += other.judged.identities;
     }
 
     /// Prints everything, the closing line last.
@@ -66,6 +98,17 @@ impl Tally {
         }
         for skip in &self.skips {
             println!("skipped: {skip}");
+        }
+        let judged = &self.judged;
+        if judged.labs > 0 {
+            println!(
+                "oracles: {} packets recorded in {} labs, {} of them between enrolled pods ({} on the fabric), {} identities compared",
+                judged.packets,
+                judged.labs,
+                judged.between_pods,
+                judged.on_fabric,
+                judged.identities
+            );
         }
         println!(
             "{} passed, {} failed, {} skipped",
