@@ -6,22 +6,31 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
 use weft_testkit::lab::program::{Running, kill_all};
 use weft_testkit::lab::report;
-use weft_testkit::load::Churn;
+use weft_testkit::load::{Churn, Death, Held};
 use weft_testkit::netns::Netns;
 use weft_testkit::peer::Behaviour;
 use weft_testkit::wait::{LONG, until};
 use weft_testkit::{admin, load};
 use weft_tests::lab::{Builder, TestLab, build_folder};
 
+#[path = "node/absence.rs"]
+mod absence;
 #[path = "node/deletion.rs"]
 mod deletion;
+#[path = "node/gate.rs"]
+mod gate;
 #[path = "node/impostors.rs"]
 mod impostors;
+#[path = "node/memory.rs"]
+mod memory;
+#[path = "node/metrics.rs"]
+mod metrics;
 #[path = "node/privileges.rs"]
 mod privileges;
 #[path = "node/succession.rs"]
@@ -82,6 +91,16 @@ fn run_in(netns: &Netns, line: &[String]) -> Output {
         .unwrap()
 }
 
+/// Starts a command line in a namespace.
+fn start_in(netns: &Netns, line: &[String]) -> Child {
+    netns
+        .enter(|| {
+            let mut command = Command::new(&line[0]);
+            Ok(command.args(&line[1..]).stdin(Stdio::null()).spawn()?)
+        })
+        .unwrap()
+}
+
 fn pair_dies(names: &[&str]) {
     if !weft_tests::is_root() {
         return;
@@ -92,11 +111,28 @@ fn pair_dies(names: &[&str]) {
     let churn = Churn::new(&lab.netns("a"), to).start().unwrap();
     churn.wait_for(STEADY).unwrap();
     let victims: Vec<Running> = names.iter().map(|name| program(&lab, name)).collect();
+    let signal = Instant::now();
     kill_all(&victims).unwrap();
+    let gone = Instant::now();
     lab.lab_mut().restart_node("n1").unwrap();
     until_ready(&lab);
+    let took_connections = names.contains(&"weft-proxy");
+    let death = Death {
+        who: names.join(" and "),
+        held: if took_connections {
+            Held::Near
+        } else {
+            Held::None
+        },
+        signal,
+        gone,
+        ready: Instant::now(),
+    };
     churn.wait_for(STEADY).unwrap();
-    churn.stop().unwrap().verdict().unwrap();
+    let mut report = churn.stop().unwrap();
+    // What the proxy held at that moment ends with it.
+    report.excuse(&[death]);
+    report.verdict().unwrap();
     assert_eq!(listener(&lab), before, "the listeners are the same sockets");
 }
 

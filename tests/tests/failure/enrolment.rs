@@ -1,97 +1,125 @@
 //! Pods that join and leave the mesh while they run.
+//!
+//! Method: a pod joins and leaves through the whole chain, the controller's source to the eBPF maps, while it has connections
+//! of three kinds: one from before it ever joined, one from its last time in the mesh, new ones. The leak oracle watches what
+//! is new while the pod is in. Everything that programs and kernel hold is counted before and after.
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Instant;
 
+use weft_testkit::lab::program::kill_all;
 use weft_testkit::load;
 use weft_testkit::peer::Behaviour;
-use weft_tests::lab::Builder;
+use weft_testkit::wait::{LONG, until};
+use weft_tests::lab::{Builder, TestLab};
 
-/// Rounds of joining and leaving; `WEFT_TEST_LONG=1` makes it the long size.
-const ROUNDS: usize = 10;
-const ROUNDS_LONG: usize = 100;
+use super::remains::Census;
+use super::{is_long, program, until_replaced};
+
+/// Rounds of joining and leaving.
+const ROUNDS: usize = 100;
+const ROUNDS_LONG: usize = 1000;
+/// One round in so many the pod joins again only when its node has let go of it for good; else while tunnels still find it.
+const FOR_GOOD: usize = 60;
+/// Rounds before things are counted, in which caches and pools fill.
+const WARM_UP: usize = 3;
 
 #[test]
-fn connections_from_before_go_on_and_new_ones_are_captured() {
+fn rounds_of_joining_and_leaving_leave_nothing_behind() {
     if !weft_tests::is_root() {
         return;
     }
+    let rounds = if is_long() { ROUNDS_LONG } else { ROUNDS };
     let mut lab = Builder::two_nodes()
         .plain_pod("a", "n1")
-        .plain_pod("b", "n2")
+        .pod("b", "n2")
         .up()
         .unwrap();
     let (_server, to) = lab.serve("b", Behaviour::Echo).unwrap();
-    let mut old = load::connect(&lab.netns("a"), to).unwrap();
-    let mut ping = || {
-        old.write_all(b"~ping~").unwrap();
-        old.read_exact(&mut [0; 6]).unwrap();
+    let netns = lab.netns("a");
+    let both = [lab.v4("a"), lab.v4("b")];
+    let recorder = lab.record().unwrap();
+    recorder.set_enrolled([]);
+    let mut first = load::connect(&netns, to).unwrap();
+    ping(&mut first);
+    let mut round = |lab: &mut TestLab| {
+        lab.set_mesh("a", true).unwrap();
+        recorder.set_enrolled(both);
+        load::echo(&netns, to, 1000).unwrap();
+        let mut of_this_time = load::connect(&netns, to).unwrap();
+        ping(&mut of_this_time);
+        ping(&mut first);
+        recorder.set_enrolled([]);
+        lab.set_mesh("a", false).unwrap();
+        // What was captured stays so to its end, and what was not still is not.
+        ping(&mut of_this_time);
+        ping(&mut first);
+        load::echo(&netns, to, 1000).unwrap();
     };
-    ping();
-    for pod in ["a", "b"] {
-        lab.set_mesh(pod, true).unwrap();
+    for _ in 0..WARM_UP {
+        round(&mut lab);
     }
-    ping();
-    let recorder = lab.record().unwrap();
-    load::echo(&lab.netns("a"), to, 10_000).unwrap();
-    recorder.stop().unwrap().verdict().unwrap();
-    for pod in ["a", "b"] {
-        lab.set_mesh(pod, false).unwrap();
+    lab.wait_until_let_go("a").unwrap();
+    let before = ["n1", "n2"].map(|node| Census::take(&lab, node).unwrap());
+    let started = Instant::now();
+    for number in WARM_UP..rounds {
+        round(&mut lab);
+        if number % FOR_GOOD == 0 {
+            lab.wait_until_let_go("a").unwrap();
+        }
     }
-    ping();
-    let recorder = lab.record().unwrap();
-    load::echo(&lab.netns("a"), to, 10_000).unwrap();
+    println!("{rounds} rounds in {:?}", started.elapsed());
+    until_no_more_than(&lab, &before);
+    println!("n1: {} descriptors before", before[0].descriptors());
+
+    // Told again what it knows already, by its successor: joining is idempotent.
+    lab.set_mesh("a", true).unwrap();
+    let enrolled = ["n1", "n2"].map(|node| Census::take(&lab, node).unwrap());
+    assert_eq!(
+        enrolled[0].of("entries of PODS"),
+        1,
+        "the census does see a pod"
+    );
+    assert!(enrolled[0].is_no_more_than(&before[0]).is_err());
+    let agent = program(&lab, "n1", "weft-agent");
+    kill_all(&[agent]).unwrap();
+    until_replaced(&lab, "n1", "weft-agent", agent);
+    until("the pod to be enrolled as before", LONG, || {
+        let now = Census::take(&lab, "n1")?;
+        anyhow::ensure!(now.of("entries of PODS") == 1, "{now:?}");
+        now.is_no_more_than(&enrolled[0])
+    })
+    .unwrap();
+    ping(&mut first);
+    lab.set_mesh("a", false).unwrap();
+    lab.set_mesh("a", false).unwrap();
+    until_no_more_than(&lab, &before);
+
     let report = recorder.stop().unwrap();
+    report.verdict().unwrap();
     assert!(
         report.flows.iter().any(|(_, flow)| flow.canary),
         "outside of the mesh it is plain networking again"
     );
 }
 
-#[test]
-fn joining_and_leaving_leaves_nothing_behind() {
-    if !weft_tests::is_root() {
-        return;
-    }
-    let rounds = if std::env::var_os("WEFT_TEST_LONG").is_some() {
-        ROUNDS_LONG
-    } else {
-        ROUNDS
-    };
-    let mut lab = Builder::two_nodes()
-        .pod("a", "n1")
-        .pod("b", "n2")
-        .up()
+fn until_no_more_than(lab: &TestLab, before: &[Census; 2]) {
+    let started = Instant::now();
+    for (node, before) in ["n1", "n2"].into_iter().zip(before) {
+        until(&format!("{node} to hold no more than before"), LONG, || {
+            let r = Census::take(lab, node)?.is_no_more_than(before);
+            if let Err(e) = &r {
+                println!("{:?}: {node}: {e}", started.elapsed());
+            }
+            r
+        })
         .unwrap();
-    let (_server, to) = lab.serve("b", Behaviour::Echo).unwrap();
-    let mut before = None;
-    for round in 0..rounds {
-        load::echo(&lab.netns("a"), to, 1000).unwrap();
-        lab.set_mesh("a", false).unwrap();
-        load::echo(&lab.netns("a"), to, 1000).unwrap();
-        let now = pins(&lab);
-        let first = before.get_or_insert_with(|| now.clone());
-        assert_eq!(*first, now, "round {round} left a pin");
-        lab.set_mesh("a", true).unwrap();
     }
-    lab.set_mesh("a", false).unwrap();
-    lab.set_mesh("b", false).unwrap();
-    let socket = lab.lab().place().admin("n1", "agent");
-    let counters = weft_testkit::admin::get_json(&socket, "/counters").unwrap();
-    println!("counters of n1 at the end: {counters}");
+    println!("as before after {:?}", started.elapsed());
 }
 
-/// Everything that is pinned in the lab's BPF file system.
-fn pins(lab: &weft_tests::lab::TestLab) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![lab.lab().place().bpffs()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap().flatten() {
-            if entry.path().is_dir() {
-                folders.push(entry.path());
-            }
-            found.push(entry.path());
-        }
-    }
-    found.sort();
-    found
+fn ping(stream: &mut TcpStream) {
+    stream.write_all(b"~ping~").unwrap();
+    stream.read_exact(&mut [0; 6]).unwrap();
 }

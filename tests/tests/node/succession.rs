@@ -1,9 +1,6 @@
 //! Planned hand-overs that go wrong. The one that goes right is in `failure`, under load and with long connections.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 
 use weft_testkit::lab::program::kill_all;
 use weft_testkit::load::Churn;
@@ -11,21 +8,17 @@ use weft_testkit::netns::Netns;
 use weft_testkit::peer::Behaviour;
 use weft_testkit::wait::{LONG, until};
 
+use super::gate::Gate;
 use super::{
-    STEADY, TestLab, command_line, listener, program, run_in, status, two_pods, until_ready,
+    STEADY, TestLab, command_line, listener, program, run_in, start_in, status, two_pods,
+    until_ready,
 };
 
 /// Starts a successor with another program as its proxy.
 fn start_successor(lab: &TestLab, netns: &Netns, proxy: &str) -> std::process::Child {
     let mut line = command_line(program(lab, "weft-node"));
     line.extend(["--takeover", "--proxy", proxy].map(ToOwned::to_owned));
-    netns
-        .enter(|| {
-            let mut command = std::process::Command::new(&line[0]);
-            command.args(&line[1..]).stdin(Stdio::null());
-            Ok(command.spawn()?)
-        })
-        .unwrap()
+    start_in(netns, &line)
 }
 
 #[test]
@@ -81,26 +74,10 @@ fn a_predecessor_that_dies_half_way_leaves_no_second_agent_or_proxy() {
     let churn = Churn::new(&lab.netns("a"), to).start().unwrap();
     churn.wait_for(STEADY).unwrap();
 
-    // The new proxy waits at a FIFO until the predecessor is dead.
-    let folder = tempfile::TempDir::new().unwrap();
-    let gate = folder.path().join("gate");
-    let real = PathBuf::from(&command_line(old[2])[0]);
-    let wrapper = folder.path().join("weft-proxy");
-    let script = format!(
-        "#!/bin/sh\nread go < {}\nexec {} \"$@\"\n",
-        gate.display(),
-        real.display()
-    );
-    std::fs::write(&wrapper, script).unwrap();
-    let mode = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode));
-    mode(folder.path(), 0o755).unwrap();
-    mode(&wrapper, 0o755).unwrap();
-    let kind = rustix::fs::FileType::Fifo;
-    rustix::fs::mknodat(rustix::fs::CWD, &gate, kind, 0o666.into(), 0).unwrap();
-    mode(&gate, 0o666).unwrap();
-
+    // The new proxy waits until the predecessor is dead.
+    let gate = Gate::before(Path::new(&command_line(old[2])[0]));
     let node = lab.lab().topology().node("n1");
-    let mut successor = start_successor(&lab, &node, wrapper.to_str().unwrap());
+    let mut successor = start_successor(&lab, &node, gate.program().to_str().unwrap());
     until("the successor holds the pods", LONG, || {
         let status = status(&lab)?;
         anyhow::ensure!(status["pid"] == successor.id(), "the old one answers");
@@ -108,7 +85,7 @@ fn a_predecessor_that_dies_half_way_leaves_no_second_agent_or_proxy() {
     })
     .unwrap();
     kill_all(&old[..1]).unwrap();
-    std::fs::write(&gate, "go\n").unwrap();
+    gate.open();
     until_ready(&lab);
     churn.wait_for(STEADY).unwrap();
     for (running, name) in old.iter().zip(["node", "agent", "proxy"]) {

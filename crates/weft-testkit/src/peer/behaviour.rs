@@ -25,6 +25,8 @@ pub enum Behaviour {
     Stall,
     /// Answers an HTTP/1.1 request with its name and the client's address.
     Http(String),
+    /// Answers every line with its name, the client's address and that line: who it is, who it believes to serve, and what.
+    Witness(String),
 }
 
 // === impl Behaviour ===
@@ -47,6 +49,7 @@ impl Behaviour {
             }
             Self::Stall => std::future::pending().await,
             Self::Http(name) => http(stream, name, peer).await,
+            Self::Witness(name) => witness(stream, name, peer).await,
         }
     }
 }
@@ -70,6 +73,20 @@ async fn pour(stream: &mut TcpStream, length: usize) -> io::Result<()> {
     stream.shutdown().await?;
     tokio::io::copy(stream, &mut tokio::io::sink()).await?;
     Ok(())
+}
+
+async fn witness(stream: TcpStream, name: &str, peer: SocketAddr) -> io::Result<()> {
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if stream.read_line(&mut line).await? == 0 {
+            return stream.shutdown().await;
+        }
+        let answer = format!("{name} {peer} {line}");
+        stream.write_all(answer.as_bytes()).await?;
+    }
 }
 
 /// Requests without body, one after the other, as wrk and curl send them.
