@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: the mesh beside no mesh and beside another proxy, in one run.
 //!
-//! In: how often and how long to measure. Out: one table and one JSON document with medians and
+//! In: how often and how long to measure. Out: two tables and one JSON document with figures and
 //! ratios. Not here: judgements; a number is never a pass or a fail, since absolutes drift with
 //! the machine and only the ratios between columns of one run say something.
 
@@ -10,6 +10,7 @@ mod latency;
 mod measure;
 mod process;
 mod report;
+mod samples;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,8 +23,8 @@ use weft_testkit::lab::down;
 use crate::setup::{self, Purpose};
 use crate::shell;
 use field::Field;
-use measure::Measure;
-use report::Samples;
+use measure::{Measure, Taken};
+use samples::{RoundTrips, Samples};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
@@ -70,14 +71,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(folder) => folder.clone(),
         None => build_release()?,
     };
+    let before = report::load();
     let field = Field::up(LAB, build)?;
     let measured = measure_all(&field, lengths);
     let taken_down = down(LAB);
     let samples = measured?;
     taken_down?;
     let json = shell::root().join(&lengths.json);
-    report::write_json(&json, &samples, lengths.rounds, lengths.seconds)?;
-    print!("{}", report::table(&samples));
+    let conditions = serde_json::json!({
+        "rounds": lengths.rounds,
+        "seconds": lengths.seconds,
+        "loadBefore": before,
+        "loadAfter": report::load(),
+    });
+    report::write_json(&json, &samples, &conditions)?;
+    println!("{}\n{}", report::table(&samples), report::goals(&samples));
     shell::progress(&format!("written to {}", json.display()));
     Ok(())
 }
@@ -106,41 +114,54 @@ fn build_release() -> Result<PathBuf> {
         .join("release"))
 }
 
-/// Every column once for each measure of each round: what disturbs the machine disturbs all
-/// columns alike.
+/// Every column once for each visit of a measure in each round: what disturbs the machine disturbs all
+/// columns alike. Each visit begins with another column, so that none always follows the same one.
 fn measure_all(field: &Field, lengths: &Lengths) -> Result<Samples> {
     let mut samples = Samples::new(field.columns.iter().map(|column| column.name));
-    for column in &field.columns {
-        if let Some(memory) = process::memory_mib(&column.proxies()?) {
-            samples.add(column.name, "memory idle, MiB", memory);
-        }
-    }
-    let seconds = Duration::from_secs(lengths.seconds);
+    let mut trips = RoundTrips::new();
+    let idle = ["memory idle, MiB", "memory idle without files, MiB"];
+    add_memory(field, &mut samples, idle)?;
     let wanted = |measure: &&Measure| {
         lengths.only.is_empty() || lengths.only.iter().any(|name| name == measure.name())
     };
-    for round in 1..=lengths.rounds {
+    for round in 0..lengths.rounds {
         for measure in Measure::ALL.iter().filter(wanted) {
-            shell::progress(&format!(
-                "round {round} of {}: {}",
-                lengths.rounds,
-                measure.name()
-            ));
-            for column in &field.columns {
-                interrupt::check()?;
-                let values = measure
-                    .take(column, seconds)
-                    .with_context(|| format!("{} of {}", measure.name(), column.name))?;
-                for (name, value) in values {
-                    samples.add(column.name, name, value);
+            let (number, rounds, name) = (round + 1, lengths.rounds, measure.name());
+            shell::progress(&format!("round {number} of {rounds}: {name}"));
+            let length = Duration::from_secs(lengths.seconds) / measure.visits();
+            for visit in 0..measure.visits() as usize {
+                let mut columns: Vec<_> = field.columns.iter().collect();
+                columns.rotate_left((round + visit) % field.columns.len());
+                for column in columns {
+                    interrupt::check()?;
+                    let taken = measure
+                        .take(column, length)
+                        .with_context(|| format!("{name} of {}", column.name))?;
+                    match taken {
+                        Taken::Numbers(numbers) => numbers
+                            .into_iter()
+                            .for_each(|(name, value)| samples.add(column.name, name, value)),
+                        Taken::RoundTrips(times) => trips.add(&mut samples, column.name, times),
+                    }
                 }
             }
         }
     }
+    let loaded = [
+        "memory after load, MiB",
+        "memory after load without files, MiB",
+    ];
+    add_memory(field, &mut samples, loaded)?;
+    Ok(samples)
+}
+
+/// Resident memory of every column that has proxies: all of it, and the part that is no file.
+fn add_memory(field: &Field, samples: &mut Samples, names: [&'static str; 2]) -> Result<()> {
     for column in &field.columns {
-        if let Some(memory) = process::memory_mib(&column.proxies()?) {
-            samples.add(column.name, "memory after load, MiB", memory);
+        if let Some(memory) = process::memory(&column.proxies()?) {
+            samples.add(column.name, names[0], memory.all);
+            samples.add(column.name, names[1], memory.anonymous);
         }
     }
-    Ok(samples)
+    Ok(())
 }

@@ -19,6 +19,12 @@ use super::haproxy;
 use super::latency;
 use crate::shell;
 
+/// Names of the columns.
+pub(crate) const DIRECT: &str = "direct";
+pub(crate) const HAPROXY: &str = "haproxy pair";
+pub(crate) const WEFT: &str = "weft cross-node";
+const SAME_NODE: &str = "weft same-node";
+
 /// Ports of the servers in every server pod.
 pub(crate) const IPERF: u16 = 5201;
 pub(crate) const HTTP: u16 = 8080;
@@ -150,29 +156,14 @@ fn fill(lab: &Lab, name: &str) -> Result<Field> {
     let loopback = IpAddr::from([127, 0, 0, 1]);
     let columns = vec![
         column(
-            "direct",
+            DIRECT,
             "direct-client",
             place("direct-server")?.1,
             Proxies::None,
         )?,
-        column(
-            "haproxy pair",
-            "haproxy-client",
-            loopback,
-            Proxies::Fixed(pair),
-        )?,
-        column(
-            "weft cross-node",
-            "client",
-            place("server")?.1,
-            nodes(&["n1", "n2"]),
-        )?,
-        column(
-            "weft same-node",
-            "client",
-            place("neighbour")?.1,
-            nodes(&["n1"]),
-        )?,
+        column(HAPROXY, "haproxy-client", loopback, Proxies::Fixed(pair))?,
+        column(WEFT, "client", place("server")?.1, nodes(&["n1", "n2"]))?,
+        column(SAME_NODE, "client", place("neighbour")?.1, nodes(&["n1"]))?,
     ];
     for column in &columns {
         wait_for_servers(column)?;

@@ -1,7 +1,7 @@
 //! Round trips of one connection: 64 bytes there, 64 bytes back, one after the other.
 //!
-//! In: where the client runs and what it dials. Out: percentiles in microseconds. Not here:
-//! throughput; there is never more than one message under way.
+//! In: where the client runs and what it dials. Out: how long each took. Not here: throughput
+//! (there is never more than one message under way) and percentiles (`report`).
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,12 +15,6 @@ use weft_testkit::netns::Netns;
 const MESSAGE: usize = 64;
 /// Share of the time that is not measured: connections, caches and windows warm up.
 const WARM_UP: u32 = 5;
-
-/// The median and the 99th percentile.
-pub(crate) struct RoundTrip {
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-}
 
 /// Listens inside a pod for as long as this process lives; a thread for each connection.
 pub(crate) fn start_echo(netns: &Netns, listen: SocketAddr) -> Result<()> {
@@ -42,30 +36,26 @@ fn echo(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Sends and waits for `length`.
-pub(crate) fn measure(netns: &Netns, to: SocketAddr, length: Duration) -> Result<RoundTrip> {
+/// Sends and waits for `length`, over a connection of its own; returns every time in nanoseconds.
+pub(crate) fn measure(netns: &Netns, to: SocketAddr, length: Duration) -> Result<Vec<u32>> {
     let mut stream = load::connect(netns, to)?;
     let mut message = [0x5a; MESSAGE];
     let warm = Instant::now() + length / WARM_UP;
     let end = Instant::now() + length;
-    let mut times = Vec::with_capacity(1 << 18);
+    let mut times = Vec::with_capacity(1 << 16);
     loop {
         let started = Instant::now();
         stream.write_all(&message)?;
         stream.read_exact(&mut message)?;
         let now = Instant::now();
         if started >= warm {
-            times.push(now - started);
+            let nanoseconds = (now - started).as_nanos();
+            times.push(u32::try_from(nanoseconds).unwrap_or(u32::MAX));
         }
         if now >= end {
             break;
         }
     }
     ensure!(!times.is_empty(), "no round trip within {length:?}");
-    times.sort_unstable();
-    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e6;
-    Ok(RoundTrip {
-        p50_us: at(50),
-        p99_us: at(99),
-    })
+    Ok(times)
 }

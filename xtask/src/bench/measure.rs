@@ -1,7 +1,7 @@
 //! The measures: each runs a client inside a column's pod and reads its result.
 //!
-//! In: a column and a length. Out: named numbers with their unit in the name. Not here: rounds,
-//! medians.
+//! In: a column and a length. Out: named numbers with their unit in the name, or the times of all
+//! round trips. Not here: rounds, medians.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -20,6 +20,17 @@ pub(crate) enum Measure {
     KeepAlive,
     NewConnections,
 }
+
+/// What one visit of a column brought.
+pub(crate) enum Taken {
+    Numbers(Vec<(&'static str, f64)>),
+    /// Nanoseconds of each round trip.
+    RoundTrips(Vec<u32>),
+}
+
+/// Visits of a column in one round for round trips. Their time depends on where the scheduler puts four processes on
+/// few cores, and a connection often keeps that for its whole life: many short ones see more of it than a long one.
+const ROUND_TRIP_VISITS: u32 = 6;
 
 /// Open connections of the HTTP client.
 const HTTP_CONNECTIONS: &str = "32";
@@ -43,31 +54,38 @@ impl Measure {
         }
     }
 
-    pub(crate) fn take(
-        self,
-        column: &Column,
-        length: Duration,
-    ) -> Result<Vec<(&'static str, f64)>> {
+    /// How often each column is visited in a round; the visits share its length.
+    pub(crate) fn visits(self) -> u32 {
         match self {
+            Self::RoundTrip => ROUND_TRIP_VISITS,
+            _ => 1,
+        }
+    }
+
+    pub(crate) fn take(self, column: &Column, length: Duration) -> Result<Taken> {
+        let numbers = match self {
             Self::Bulk { connections } => bulk(column, length, connections),
             Self::RoundTrip => {
                 let times = latency::measure(&column.client, column.server(ECHO), length)?;
-                Ok(vec![
-                    ("round trip 64 B p50, us", times.p50_us),
-                    ("round trip 64 B p99, us", times.p99_us),
-                ])
+                return Ok(Taken::RoundTrips(times));
             }
-            Self::KeepAlive => http(column, length, &[], "HTTP keep-alive, requests/s"),
+            Self::KeepAlive => {
+                let names = [
+                    "HTTP keep-alive, requests/s",
+                    "both proxies, CPU us per request",
+                ];
+                http(column, length, &[], names)
+            }
             Self::NewConnections => {
                 let close = ["--header", "Connection: close"];
-                http(
-                    column,
-                    length,
-                    &close,
+                let names = [
                     "HTTP new connection each, requests/s",
-                )
+                    "both proxies, CPU us per new connection",
+                ];
+                http(column, length, &close, names)
             }
-        }
+        };
+        numbers.map(Taken::Numbers)
     }
 }
 
@@ -120,8 +138,10 @@ fn http(
     column: &Column,
     length: Duration,
     more: &[&str],
-    name: &'static str,
+    [speed, cost]: [&'static str; 2],
 ) -> Result<Vec<(&'static str, f64)>> {
+    let proxies = column.proxies()?;
+    let before = process::seconds(&proxies);
     let mut command = Command::new("wrk");
     command
         .args(["--threads", "1", "--connections", HTTP_CONNECTIONS])
@@ -129,6 +149,7 @@ fn http(
         .args(more)
         .arg(format!("http://{}/", column.server(HTTP)));
     let text = run_inside(column, command)?;
+    let used = process::seconds(&proxies) - before;
     let field = |key: &str| text.lines().find_map(|line| line.trim().strip_prefix(key));
     // A proxy that fails requests quickly must not look fast.
     if let Some(errors) = field("Socket errors:").or_else(|| field("Non-2xx or 3xx responses:")) {
@@ -145,7 +166,17 @@ fn http(
         }
     }
     let rate = field("Requests/sec:").and_then(|text| text.trim().parse().ok());
-    Ok(vec![(name, rate.context("wrk reports no rate")?)])
+    let mut values = vec![(speed, rate.context("wrk reports no rate")?)];
+    // "12345 requests in 2.00s, 1.00MB read"
+    let requests = text.lines().find_map(|line| {
+        let (count, _) = line.trim().split_once(" requests in ")?;
+        count.parse::<f64>().ok()
+    });
+    if !proxies.is_empty() {
+        let requests = requests.context("wrk reports no number of requests")?;
+        values.push((cost, used / requests * 1e6));
+    }
+    Ok(values)
 }
 
 /// Runs a client in the column's pod and returns what it printed.

@@ -22,17 +22,31 @@ pub(crate) fn seconds(processes: &[Running]) -> f64 {
     processes.iter().filter_map(ticks).sum::<f64>() / TICKS
 }
 
-/// Resident memory in MiB; `None` without processes.
-pub(crate) fn memory_mib(processes: &[Running]) -> Option<f64> {
+/// Resident memory, in MiB.
+pub(crate) struct Memory {
+    pub(crate) all: f64,
+    /// Without pages of files: what the processes themselves wrote, which no other process shares.
+    pub(crate) anonymous: f64,
+}
+
+/// The sum over all processes; `None` without any.
+pub(crate) fn memory(processes: &[Running]) -> Option<Memory> {
     if processes.is_empty() {
         return None;
     }
-    let resident = |running: &Running| {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid)).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))?;
-        line.trim().trim_end_matches(" kB").parse::<f64>().ok()
+    let mut sum = Memory {
+        all: 0.0,
+        anonymous: 0.0,
     };
-    Some(processes.iter().filter_map(resident).sum::<f64>() / 1024.0)
+    for running in processes {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid)).ok()?;
+        let mib = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            let kib: f64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+            Some(kib / 1024.0)
+        };
+        sum.all += mib("VmRSS:")?;
+        sum.anonymous += mib("RssAnon:")?;
+    }
+    Some(sum)
 }
