@@ -8,6 +8,7 @@ pub mod wait;
 pub mod admin;
 pub mod lab;
 
+pub mod forge;
 pub mod leak;
 pub mod load;
 pub mod peer;
