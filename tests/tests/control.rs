@@ -5,17 +5,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
 use weft_config::{Connection, Enrollments, ProxyConfig};
-use weft_identity::{CaClient, CaError, CertificateSource as _, PrivateKey};
+use weft_identity::{CaClient, CaError, CertificateSource as _, Credentials, PrivateKey};
 use weft_runtime::Shutdown;
 use weft_testkit::wait::{LONG, until};
 use weft_types::{Action, PolicyName, SpiffeId};
 
+#[path = "control/authority.rs"]
+mod authority;
 #[path = "control/controller.rs"]
 mod controller;
+#[path = "control/findings.rs"]
+mod findings;
+#[path = "control/mesh.rs"]
+mod mesh;
+#[path = "control/scale.rs"]
+mod scale;
+#[path = "control/subscriber.rs"]
+mod subscriber;
 
 use controller::Controller;
 
@@ -256,6 +266,86 @@ async fn a_node_gets_certificates_of_its_own_live_pods_only() {
     assert!(refused.to_string().contains("has ended"), "{refused}");
 }
 
+/// Who answers a request for the identity of pod a that leaves the lifetime to the authority.
+async fn asked(controller: &Controller) -> Credentials {
+    let identity: SpiffeId = "spiffe://cluster.local/ns/default/sa/a".parse().unwrap();
+    let key = PrivateKey::generate().unwrap();
+    let ca = CaClient::new(controller.ca("n1"));
+    let csr = key.request(&identity).unwrap();
+    let chain = ca.sign(&identity, csr, Duration::ZERO).await.unwrap();
+    Credentials::from_response(identity, key, &chain, SystemTime::now()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lifetime_of_certificates_changes_with_the_settings() {
+    let controller = Controller::with(&[("pods.yaml", PODS)]);
+    let life = async || {
+        let credentials = asked(&controller).await;
+        credentials
+            .not_after()
+            .duration_since(SystemTime::now())
+            .unwrap()
+    };
+    assert!(life().await > Duration::from_hours(23));
+    controller.write("settings.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: weft, namespace: weft-system}\ndata: {mesh: 'certificateTtl: 10m'}\n");
+    let shutdown = Shutdown::new();
+    let config = ProxyConfig::start(controller.client("n1"), &shutdown).unwrap();
+    let told = config.wait_for(LONG, |snapshot| {
+        let ttl = snapshot.settings().certificate_ttl;
+        (ttl == Duration::from_mins(10)).then_some(())
+    });
+    told.await.expect("the settings arrive");
+    assert!(life().await <= Duration::from_mins(10));
+    shutdown.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_of_the_users_own_signs_with_its_chain_and_publishes_its_root() {
+    let authority = authority::Plugin::new();
+    let folder = authority.folder().to_str().unwrap();
+    let controller = Controller::with_flags(&[("pods.yaml", PODS)], &["--ca-dir", folder]);
+    // The client trusts what the controller wrote: that it can connect at all says that the server's chain is whole.
+    let credentials = asked(&controller).await;
+    assert_eq!(credentials.chain().len(), 2, "leaf and intermediate");
+    assert_eq!(credentials.roots(), [authority.root()]);
+    let published = std::fs::read_to_string(controller.ca("n1").root_cert).unwrap();
+    assert_eq!(published, authority.root_pem());
+    let cases = [
+        (
+            "ca-key.pem",
+            authority::foreign_key(),
+            "another key than ca-key.pem",
+        ),
+        (
+            "root-cert.pem",
+            authority::Plugin::new().root_pem(),
+            "do not belong together",
+        ),
+        (
+            "ca-cert.pem",
+            authority.root_pem(),
+            "another key than ca-key.pem",
+        ),
+        (
+            "ca-cert.pem",
+            "nothing".to_owned(),
+            "ca-cert.pem holds no certificate",
+        ),
+    ];
+    for (file, text, word) in cases {
+        let path = authority.folder().join(file);
+        let good = std::fs::read(&path).unwrap();
+        std::fs::write(&path, text).unwrap();
+        let (code, stderr) = controller::refused(&[], &["--ca-dir", folder]);
+        assert_eq!(code, Some(64), "{file}: {stderr}");
+        assert!(
+            stderr.contains("certificate authority") && stderr.contains(word),
+            "{file}: {stderr}"
+        );
+        std::fs::write(&path, good).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_says_what_became_of_every_policy() {
     let unsupported = DENY.replace(
@@ -287,6 +377,26 @@ async fn the_status_says_what_became_of_every_policy() {
         message.contains("spec.rules[0].from[0].source.requestPrincipals"),
         "{message}"
     );
+    // A policy whose latest text is refused is not accepted, whatever held before; one that was never good is listed as well.
+    let broken = DENY.replace("rules:", "rulez:");
+    controller.write("good.yaml", &broken);
+    controller.write("never.yaml", &broken.replace("name: p", "name: never"));
+    let invalid = |name: &str, effect: &str| {
+        until("the refusal", LONG, || {
+            let status = controller.status();
+            let policies = status["policies"].as_array().unwrap();
+            let policy = policies.iter().find(|policy| policy["name"] == name);
+            let condition = policy.map(|policy| policy["conditions"][0].clone());
+            let condition = condition.unwrap_or_default();
+            let message = condition["message"].as_str().unwrap_or_default();
+            let found = message.contains("spec.rulez") && message.contains(effect);
+            anyhow::ensure!(condition["reason"] == "Invalid" && found, "{condition}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    invalid("p", "the last good state");
+    invalid("never", "nothing of this file is used");
     let problem = controller.problem("kind");
     assert!(
         problem["message"].as_str().unwrap().contains("gateways"),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use weft_hbone::OpenError;
 use weft_identity::TlsError;
 use weft_testkit::envoy::{self, Envoy, Role};
+use weft_testkit::wait;
 
 #[path = "interop/application.rs"]
 mod application;
@@ -144,6 +145,27 @@ async fn a_server_behind_envoy_that_ends_first_is_heard_to_its_end() {
         let stream = client.dial(bench.application.address()).await;
         application::server_ends_first(stream, length).await;
     }
+}
+
+/// The same when the application reads only after Envoy has reset the stream: most of the answer is still with the relay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_hears_a_server_behind_envoy_to_its_end() {
+    const LENGTH: usize = 500_000;
+    let Some(bench) = bench().await else { return };
+    let envoy = bench.envoy_as_server(&bench.mesh);
+    let hbone = envoy.listener("connect_terminate").unwrap();
+    let client = Client::connect(&bench.mesh, CLIENT, &[id(WAYPOINT)], hbone)
+        .await
+        .unwrap();
+    let mut stream = client.dial_narrow(bench.application.address()).await;
+    application::ask_to_speak(&mut stream, LENGTH).await;
+    wait::until("Envoy to reset the stream", wait::LONG, || {
+        let resets = envoy.stat("http2.tx_reset")?;
+        anyhow::ensure!(resets > 0, "it has not");
+        Ok(())
+    })
+    .unwrap();
+    application::is_heard(stream, LENGTH).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

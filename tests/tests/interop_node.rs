@@ -8,24 +8,25 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
-use weft_identity::{Authority, AuthorityOptions, CaClient, CaOptions, CertificateSource as _};
-use weft_proto::resource::{ADDRESS, ENROLLMENT};
+use weft_identity::{CaClient, CaOptions, CertificateSource as _};
+use weft_proto::resource::ADDRESS;
 use weft_proto::wire::workload::{
     Address, GatewayAddress, NetworkAddress, address, gateway_address,
 };
-use weft_runtime::SystemClock;
-use weft_testkit::ads::{self, Ads, Configuration, Resources};
+use weft_testkit::ads::Configuration;
 use weft_testkit::envoy::{self, Certificates, Envoy, Role};
 use weft_testkit::load;
 use weft_testkit::netns::runtime;
 use weft_testkit::peer::{Behaviour, Server};
 use weft_testkit::wait;
 use weft_tests::lab::{Builder, TestLab};
-use weft_types::{SpiffeId, TrustDomain};
+use weft_types::SpiffeId;
+
+#[path = "common/stand_in.rs"]
+mod stand_in;
 
 const BULK: usize = 10 << 20;
 
@@ -242,7 +243,7 @@ fn a_waypoint_that_is_named_by_address_is_honoured_from_one_connection_to_the_ne
         services: vec![(address, listen)],
     };
     let _envoy = Envoy::start(&program, Some(&lab.netns("waypoint")), &role).unwrap();
-    let control = take_over(&lab);
+    let control = stand_in::take_over(&lab);
     let recorder = lab.record().unwrap();
     echoes(&lab, "a", address);
     assert_eq!(
@@ -288,46 +289,4 @@ fn name_waypoint(configuration: &mut Configuration, waypoint: Option<IpAddr>) {
             service.waypoint = waypoint.map(gateway);
         })
         .unwrap();
-}
-
-/// Ends the controller and serves in its place.
-fn take_over(lab: &TestLab) -> Ads {
-    let report = weft_testkit::lab::report::describe(lab.lab());
-    let url = report["controller"]["address"].as_str().unwrap().to_owned();
-    let root = std::fs::read_to_string(report["controller"]["rootCert"].as_str().unwrap()).unwrap();
-    let netns = lab.lab().topology().controller();
-    let mut configuration = Configuration::default();
-    for node in ["n1", "n2"] {
-        let token = std::fs::read_to_string(lab.lab().place().token(node)).unwrap();
-        let token = token.trim().to_owned();
-        let (url, root, of_token) = (url.clone(), root.clone(), token.clone());
-        let copied = netns
-            .spawn("copy", move || {
-                runtime()?.block_on(ads::copy(&url, &root, &of_token))
-            })
-            .unwrap();
-        let copied = copied.join().unwrap().unwrap();
-        // Enrolments differ from token to token; what is equal for all is served to all, so that one edit is enough.
-        let (own, all) = copied
-            .0
-            .into_iter()
-            .partition(|((of, _), _)| of == ENROLLMENT);
-        configuration.tokens.insert(token, Resources(own));
-        configuration.everyone = Resources(all);
-    }
-    let controller = lab.lab().record().controller.unwrap();
-    controller.signal(rustix::process::Signal::TERM);
-    assert!(
-        controller.wait(wait::LONG),
-        "the controller ends when asked to"
-    );
-    let authority = Authority::load_or_create(
-        &lab.lab().place().controller(),
-        TrustDomain::new("cluster.local").unwrap(),
-        AuthorityOptions::default(),
-        Arc::new(SystemClock),
-    )
-    .unwrap();
-    let listen = url.strip_prefix("https://").unwrap().parse().unwrap();
-    Ads::start(&netns, listen, authority, configuration).unwrap()
 }

@@ -22,6 +22,7 @@ use weft_proto::wire::discovery::aggregated_discovery_service_server::Aggregated
 
 use crate::netns::{Netns, runtime};
 
+pub mod ambient;
 pub mod caller;
 mod copy;
 mod service;

@@ -1,7 +1,8 @@
 //! The real program in a folder of its own, ended when dropped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -15,11 +16,19 @@ pub(crate) struct Controller {
     folder: TempDir,
     child: Child,
     address: String,
+    started: Duration,
+    flags: Vec<String>,
+}
+
+/// Another build than the tests' own, to measure it.
+fn program() -> PathBuf {
+    let other = std::env::var_os("WEFT_TEST_CONTROLLER");
+    other.map_or_else(|| build_folder().join("weft-controller"), PathBuf::from)
 }
 
 fn command(folder: &TempDir) -> Command {
     let path = |name: &str| folder.path().join(name);
-    let mut command = Command::new(build_folder().join("weft-controller"));
+    let mut command = Command::new(program());
     command
         .arg("--source")
         .arg(path("source"))
@@ -71,23 +80,58 @@ pub(crate) fn refused(files: &[(&str, &str)], flags: &[&str]) -> (Option<i32>, S
 impl Controller {
     /// Starts over a source of these files, and waits until it serves.
     pub(crate) fn with(files: &[(&str, &str)]) -> Self {
-        Self::start(folder_with(files))
+        Self::start(folder_with(files), Vec::new())
     }
 
-    fn start(folder: TempDir) -> Self {
+    /// The same with more flags.
+    pub(crate) fn with_flags(files: &[(&str, &str)], flags: &[&str]) -> Self {
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        Self::start(folder_with(files), flags)
+    }
+
+    /// Starts over a source that the caller writes.
+    pub(crate) fn over(write: impl FnOnce(&Path)) -> Self {
+        let folder = folder_with(&[]);
+        write(&folder.path().join("source"));
+        Self::start(folder, Vec::new())
+    }
+
+    fn start(folder: TempDir, flags: Vec<String>) -> Self {
         let address = folder.path().join("address");
         let _ = std::fs::remove_file(&address);
-        let child = command(&folder).spawn().unwrap();
+        let child = command(&folder).args(&flags).spawn().unwrap();
         let mut this = Self {
             folder,
             child,
             address: String::new(),
+            started: Duration::ZERO,
+            flags,
         };
-        this.address = until("the controller to serve", LONG, || {
+        let before = Instant::now();
+        this.address = until("the controller to serve", 10 * LONG, || {
             Ok(std::fs::read_to_string(&address)?.trim().to_owned())
         })
         .unwrap();
+        this.started = before.elapsed();
         this
+    }
+
+    /// How long it took from its start until it served.
+    pub(crate) fn started(&self) -> Duration {
+        self.started
+    }
+
+    /// Its resident memory, now and at its largest.
+    pub(crate) fn memory(&self) -> String {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(status).unwrap_or_default();
+        let line = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kilobytes =
+                line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            kilobytes.unwrap_or_default() / 1024
+        };
+        format!("{} MiB, {} MiB at most", line("VmRSS:"), line("VmHWM:"))
     }
 
     /// Ends it without warning and starts another one over the same folder.
@@ -95,7 +139,8 @@ impl Controller {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
-        Self::start(folder)
+        let flags = std::mem::take(&mut self.flags);
+        Self::start(folder, flags)
     }
 
     /// Asks it to end, and waits until it has.
@@ -105,16 +150,22 @@ impl Controller {
         self.child.wait().unwrap()
     }
 
-    /// Replaces a file of the source in one step.
-    pub(crate) fn write(&self, name: &str, text: &str) {
-        let source = self.folder.path().join("source");
+    pub(crate) fn source(&self) -> PathBuf {
+        self.folder.path().join("source")
+    }
+
+    /// Replaces a file of the source in one step; returns when that was.
+    pub(crate) fn write(&self, name: &str, text: &str) -> Instant {
+        let source = self.source();
         let beside = source.join(format!(".{name}.new"));
         std::fs::write(&beside, text).unwrap();
+        let written = Instant::now();
         std::fs::rename(beside, source.join(name)).unwrap();
+        written
     }
 
     pub(crate) fn remove(&self, name: &str) {
-        std::fs::remove_file(self.folder.path().join("source").join(name)).unwrap();
+        std::fs::remove_file(self.source().join(name)).unwrap();
     }
 
     pub(crate) fn token(&self, node: &str) -> PathBuf {

@@ -134,8 +134,18 @@ async fn client_ends_first(mut stream: TcpStream) {
 
 /// The server speaks and ends its side while the client's is still open: all of it is heard, and a clean end.
 pub(crate) async fn server_ends_first(mut stream: TcpStream, length: usize) -> TcpStream {
+    ask_to_speak(&mut stream, length).await;
+    is_heard(stream, length).await
+}
+
+/// Tells the server to speak and to end its side.
+pub(crate) async fn ask_to_speak(stream: &mut TcpStream, length: usize) {
     stream.write_u8(SPEAK_FIRST).await.unwrap();
     stream.write_u32(length as u32).await.unwrap();
+}
+
+/// All of it is heard, and a clean end.
+pub(crate) async fn is_heard(mut stream: TcpStream, length: usize) -> TcpStream {
     let mut received = Vec::new();
     let read = tokio::time::timeout(LIMIT, stream.read_to_end(&mut received)).await;
     read.expect("it ends").unwrap();

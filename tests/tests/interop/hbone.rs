@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use http::StatusCode;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use weft_hbone::{
     ClientLimits, ConnectRequest, ConnectResponse, Connection, Counters, HandshakeError, Incoming,
     OpenError, ServerLimits, Tunnel, handshake, relay, serve,
@@ -64,13 +64,30 @@ impl Client {
     pub(crate) async fn dial(&self, destination: SocketAddr) -> TcpStream {
         joined(self.open(destination).await.unwrap()).await
     }
+
+    /// The same with sockets between which little fits, so that what the application does not read stays with the relay.
+    pub(crate) async fn dial_narrow(&self, destination: SocketAddr) -> TcpStream {
+        const SMALL: u32 = 16 << 10;
+        let tunnel = self.open(destination).await.unwrap();
+        let (near, listener) = (TcpSocket::new_v4().unwrap(), TcpSocket::new_v4().unwrap());
+        near.set_recv_buffer_size(SMALL).unwrap();
+        // Accepted sockets inherit it.
+        listener.set_send_buffer_size(SMALL).unwrap();
+        through(tunnel, near, listener).await
+    }
 }
 
 /// The near end of a TCP connection whose far end is relayed into the tunnel.
 pub(crate) async fn joined(tunnel: Tunnel) -> TcpStream {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (near, listener) = (TcpSocket::new_v4(), TcpSocket::new_v4());
+    through(tunnel, near.unwrap(), listener.unwrap()).await
+}
+
+async fn through(tunnel: Tunnel, near: TcpSocket, listener: TcpSocket) -> TcpStream {
+    listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listener.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
-    let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (near, far) = tokio::join!(near.connect(address), listener.accept());
     let far = far.unwrap().0;
     spawn(&Shutdown::new(), "relay", async move {
         relay(far, tunnel, &Counters::default()).await
