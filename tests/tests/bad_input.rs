@@ -14,6 +14,8 @@ use weft_testkit::lab::report;
 use weft_testkit::wait::{LONG, until};
 use weft_tests::lab::TestLab;
 
+#[path = "bad_input/authority.rs"]
+mod authority;
 #[path = "bad_input/disk.rs"]
 mod disk;
 #[path = "bad_input/frames.rs"]

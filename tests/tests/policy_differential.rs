@@ -2,8 +2,9 @@
 //! by `weft-policy` (through the snapshot of `weft-config`, which chooses what applies) and by an evaluator in Python
 //! that was written apart, from the specification's text. Any difference fails, shrunk, with its seed.
 //! Negative control: the Python evaluator with one sentence broken at a time must be caught, each time.
+//! Beside that stand laws that need no second evaluator (`laws`).
 //!
-//! `WEFT_SEED` repeats a run, `WEFT_PAIRS` sets its length.
+//! `WEFT_SEED` repeats a run, `WEFT_PAIRS` sets its length, `WEFT_TEST_LONG=1` makes it long.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,6 +13,8 @@
 
 #[path = "policy_differential/grammar.rs"]
 mod grammar;
+#[path = "policy_differential/laws.rs"]
+mod laws;
 #[path = "policy_differential/oracle.rs"]
 mod oracle;
 #[path = "policy_differential/question.rs"]
@@ -27,8 +30,10 @@ use rand::{Rng, SeedableRng};
 use oracle::Oracle;
 use question::Question;
 
-/// Pairs of a full run.
-const PAIRS: usize = 100_000;
+/// Pairs of a run.
+const PAIRS: usize = 200_000;
+/// With `WEFT_TEST_LONG`.
+const PAIRS_LONG: usize = 5_000_000;
 /// Pairs after which a broken evaluator must have been caught.
 const PAIRS_TO_CATCH: usize = 20_000;
 /// Questions under way at a time.
@@ -51,7 +56,9 @@ const MUTANTS: [&str; 10] = [
 #[test]
 fn both_evaluators_give_the_same_answer_to_every_pair() {
     let seed = setting("WEFT_SEED").unwrap_or_else(|| rand::rng().random());
-    let pairs = setting("WEFT_PAIRS").map_or(PAIRS, |pairs| pairs as usize);
+    let long = std::env::var_os("WEFT_TEST_LONG").is_some();
+    let usual = if long { PAIRS_LONG } else { PAIRS };
+    let pairs = setting("WEFT_PAIRS").map_or(usual, |pairs| pairs as usize);
     println!("seed {seed}, {pairs} pairs");
     let mut oracle = Oracle::start(None);
     let mut answers: BTreeMap<String, usize> = BTreeMap::new();

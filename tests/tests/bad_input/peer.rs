@@ -26,6 +26,8 @@ use super::{frames, logged, program};
 const STEADY: u64 = 50;
 /// Streams after which a flood counts as not stopped; it takes a few hundred.
 const FLOOD_MAX: u32 = 200_000;
+/// Handshakes that one neighbour begins: more than a pod has places for.
+const STALLED: usize = 300;
 /// Streams written at once.
 const BATCH: u32 = 50;
 
@@ -210,6 +212,28 @@ fn a_peer_that_floods_streams_is_cut_off_and_nobody_else_notices() {
     );
     // Cut off is the connection, not the workload.
     assert_eq!(ask(&lab, &x, &to.to_string()).unwrap(), 200);
+}
+
+#[test]
+fn a_neighbour_that_finishes_no_handshake_takes_nobody_elses_place() {
+    if !weft_tests::is_root() {
+        return;
+    }
+    let (lab, _server, to) = lab();
+    let tunnel = SocketAddr::new(lab.v4("b"), 15008);
+    // Those that are too many may be reset before `connect` has returned.
+    let mut stalled: Vec<_> = (0..STALLED)
+        .filter_map(|_| load::connect(&lab.netns("x"), tunnel).ok())
+        .collect();
+    for stream in &mut stalled {
+        let _ = stream.write_all(b"\x16");
+    }
+    logged(
+        &lab,
+        "n2",
+        &["from one address, are still in their handshake"],
+    );
+    load::echo(&lab.netns("a"), to, 10_000).unwrap();
 }
 
 /// Opens streams and cancels them at once until the connection ends; how many there were.

@@ -110,6 +110,59 @@ fn values_that_cannot_work_are_told_before_anything_is_done() {
 }
 
 #[test]
+fn files_that_cannot_be_read_are_named_with_their_flag() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("root.pem"), "x").unwrap();
+    let words = ["--node=n1", "--controller=https://127.0.0.1:1"];
+    let missing = folder.path().join("token").display().to_string();
+    refused(
+        with("weft-node", &folder, &words),
+        &["--token-file", &missing],
+    );
+    std::fs::remove_file(folder.path().join("root.pem")).unwrap();
+    std::fs::write(folder.path().join("token"), "x").unwrap();
+    let missing = folder.path().join("root.pem").display().to_string();
+    refused(
+        with("weft-node", &folder, &words),
+        &["--root-cert", &missing],
+    );
+    let mut controller = Command::new(build_folder().join("weft-controller"));
+    let path = |name: &str| folder.path().join(name);
+    controller
+        .arg("--source")
+        .arg(path("nowhere"))
+        .arg("--state-dir")
+        .arg(path("state"))
+        .arg("--tokens")
+        .arg(path("tokens"))
+        .arg("--root-cert-out")
+        .arg(path("out.pem"));
+    let missing = path("nowhere").display().to_string();
+    refused(controller, &["--source", &missing]);
+}
+
+#[test]
+fn a_kernel_that_is_too_old_is_named_and_nothing_is_touched() {
+    if !weft_tests::is_root() || !weft_tests::has_program("setarch") {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    for file in ["root.pem", "token"] {
+        std::fs::write(folder.path().join(file), "x").unwrap();
+    }
+    let pins = format!("--bpffs={}", folder.path().join("bpf").display());
+    let words = ["--node=n1", "--controller=https://127.0.0.1:1", &pins];
+    let agent = with("weft-agent", &folder, &words);
+    // The kernel tells programs under this personality that it is a 2.6 (UNAME26, personality(2)).
+    let mut old = Command::new("/usr/bin/setarch");
+    old.arg("--uname-2.6")
+        .arg(agent.get_program())
+        .args(agent.get_args());
+    refused(old, &["kernel 2.6.", "too old", "6.1 or newer"]);
+    assert!(!folder.path().join("bpf").exists(), "nothing is mounted");
+}
+
+#[test]
 fn a_missing_capability_is_named() {
     if !weft_tests::is_root() || !weft_tests::has_program("setpriv") {
         return;

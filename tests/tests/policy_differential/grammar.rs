@@ -118,7 +118,8 @@ fn scope(rng: &mut StdRng) -> Scope {
     pick(rng, &scopes)
 }
 
-fn policy(rng: &mut StdRng) -> AuthorizationPolicy {
+/// Draws a policy.
+pub(crate) fn policy(rng: &mut StdRng) -> AuthorizationPolicy {
     let rules = rng.random_range(0..4);
     AuthorizationPolicy {
         name: policy_name(rng),
@@ -165,7 +166,8 @@ fn match_(rng: &mut StdRng) -> Match {
     item
 }
 
-fn texts(rng: &mut StdRng, count: usize) -> Vec<StringMatch> {
+/// Draws patterns.
+pub(crate) fn texts(rng: &mut StdRng, count: usize) -> Vec<StringMatch> {
     (0..count).map(|_| text(rng)).collect()
 }
 
@@ -201,7 +203,8 @@ fn ports(rng: &mut StdRng, count: usize) -> Vec<u16> {
     (0..count).map(|_| pick(rng, &PORTS)).collect()
 }
 
-fn accounts(rng: &mut StdRng, count: usize) -> Vec<ServiceAccountMatch> {
+/// Draws service accounts.
+pub(crate) fn accounts(rng: &mut StdRng, count: usize) -> Vec<ServiceAccountMatch> {
     let account = |rng: &mut StdRng| ServiceAccountMatch {
         namespace: pick(rng, &WORDS).to_owned(),
         service_account: pick(rng, &WORDS).to_owned(),
