@@ -15,6 +15,7 @@ use weft_testkit::interrupt;
 mod binary;
 mod cleanup;
 mod report;
+mod words;
 
 use crate::{setup, shell};
 use binary::Binary;

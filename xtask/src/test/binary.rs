@@ -16,6 +16,7 @@ use weft_testkit::lab::program::TEST_RUN;
 use super::Group;
 use super::cleanup::Run;
 use super::report::Tally;
+use super::words::Words;
 
 /// A test program.
 pub(super) struct Binary {
@@ -26,6 +27,16 @@ pub(super) struct Binary {
     pub(super) folder: PathBuf,
     /// Its tests must not run at the same time.
     pub(super) one_by_one: bool,
+}
+
+/// How far its output has been read.
+#[derive(Default)]
+struct Reader {
+    /// The test that has begun last, as far as can be told.
+    running: String,
+    /// The list of failures is being read.
+    in_failures: bool,
+    words: Words,
 }
 
 // === impl Binary ===
@@ -67,15 +78,15 @@ impl Binary {
         });
         let deadline = Instant::now() + limit;
         let mut tally = Tally::default();
-        let mut running = String::new();
+        let mut reader = Reader::default();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match lines.recv_timeout(left) {
-                Ok(line) => self.read(&line, &mut running, &mut tally),
+                Ok(line) => self.read(&line, &mut reader, &mut tally),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
                     child.kill().context("cannot kill a test program")?;
-                    tally.fail(&self.name, &running, "did not end in time");
+                    tally.fail(&self.name, &reader.running, "did not end in time");
                     break;
                 }
             }
@@ -85,8 +96,9 @@ impl Binary {
             return Ok(tally);
         }
         if !status.success() && tally.failed == 0 {
-            tally.fail(&self.name, &running, &format!("ended with {status}"));
+            tally.fail(&self.name, &reader.running, &format!("ended with {status}"));
         }
+        tally.explain(&reader.words);
         tally.take_skips(&self.name, &skips);
         tally.take_judged(&judged);
         Ok(tally)
@@ -94,10 +106,11 @@ impl Binary {
 
     /// One line of libtest. Its forms: `test NAME ... ok`, `... FAILED`, `... ignored, REASON`;
     /// with one thread the name comes first and the result when the test has ended.
-    fn read(&self, line: &str, running: &mut String, tally: &mut Tally) {
+    fn read(&self, line: &str, reader: &mut Reader, tally: &mut Tally) {
         // Below the results come the words of failed tests, which may look like results themselves.
-        if tally.in_failures || line == "failures:" {
-            tally.in_failures = true;
+        if reader.in_failures || line == "failures:" {
+            reader.in_failures = true;
+            reader.words.read(line);
             println!("    {line}");
             return;
         }
@@ -107,7 +120,7 @@ impl Binary {
         else {
             return;
         };
-        name.clone_into(running);
+        name.clone_into(&mut reader.running);
         if result == "ok" {
             tally.passed += 1;
             if self.one_by_one {

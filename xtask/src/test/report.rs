@@ -1,20 +1,27 @@
 //! Counting tests, and the closing line.
 //!
-//! In: results. Out: reasons of skips, names of failures, and `N passed, N failed, N skipped`
+//! In: results. Out: reasons of skips, names and reasons of failures, and `N passed, N failed, N skipped`
 //! alone on the last line.
 
 use std::path::Path;
+
+use super::words::Words;
 
 /// What became of tests.
 #[derive(Default)]
 pub(super) struct Tally {
     pub(super) passed: u64,
     pub(super) failed: u64,
-    failures: Vec<String>,
+    failures: Vec<Failure>,
     skips: Vec<String>,
     judged: Judged,
-    /// The list of failures of a test program is being read.
-    pub(super) in_failures: bool,
+}
+
+/// A test that failed.
+struct Failure {
+    program: String,
+    test: String,
+    why: String,
 }
 
 /// What the oracles of all labs judged.
@@ -34,7 +41,20 @@ impl Tally {
     pub(super) fn fail(&mut self, program: &str, test: &str, why: &str) {
         self.failed += 1;
         eprintln!("    {test}: FAILED ({why})");
-        self.failures.push(format!("{program}: {test}: {why}"));
+        self.failures.push(Failure {
+            program: program.to_owned(),
+            test: test.to_owned(),
+            why: why.to_owned(),
+        });
+    }
+
+    /// Puts what the failed tests said in the place of the bare fact.
+    pub(super) fn explain(&mut self, words: &Words) {
+        for failure in &mut self.failures {
+            if let Some(reason) = words.of(&failure.test) {
+                reason.clone_into(&mut failure.why);
+            }
+        }
     }
 
     /// Counts a skip.
@@ -94,7 +114,8 @@ impl Tally {
     /// Prints everything, the closing line last.
     pub(super) fn print(&self) {
         for failure in &self.failures {
-            println!("failed: {failure}");
+            let Failure { program, test, why } = failure;
+            println!("failed: {program}: {test}: {why}");
         }
         for skip in &self.skips {
             println!("skipped: {skip}");
