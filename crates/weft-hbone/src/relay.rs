@@ -98,6 +98,9 @@ impl Outcome {
 /// Carries `tcp` over `tunnel` until both directions have ended or one end fails. When the tunnel ends first, the
 /// application still gets what had arrived before.
 ///
+/// A process that is killed drops nothing: then the kernel closes, with FIN, which looks like a clean end. So callers set a zero
+/// linger (`SO_LINGER`, socket(7)) on `tcp` before, which makes that close a reset; it is cleared where the end is passed on.
+///
 /// Cancel safety: dropping the future resets both ends, also before it was first polled.
 pub fn relay(
     tcp: TcpStream,
@@ -236,8 +239,12 @@ fn reset_on_close(tcp: &TcpStream) {
     }
 }
 
-/// Closes the write side of a socket that is not exclusively borrowed.
+/// Closes the write side of a socket that is not exclusively borrowed, and lets the kernel deliver what was written, whatever
+/// becomes of this process.
 fn shutdown_write(tcp: &TcpStream) -> io::Result<()> {
+    if let Err(error) = rustix::net::sockopt::set_socket_linger(tcp, None) {
+        tracing::debug!(%error, "linger not cleared");
+    }
     match rustix::net::shutdown(tcp, rustix::net::Shutdown::Write) {
         // The peer closed everything already: its RST, if any, shows as an error of the read side.
         Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),

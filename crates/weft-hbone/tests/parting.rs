@@ -17,10 +17,12 @@ mod frames;
 mod link;
 
 use std::io::ErrorKind;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use frames::{data, frame, headers, ping, settings};
 use link::soon;
+use rustix::net::sockopt::socket_linger;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
@@ -471,6 +473,31 @@ async fn without_a_tunnel_a_slow_reader_gets_what_had_arrived_before_the_reset()
         assert!(received == answer(length), "{} came", received.len());
         let end = running.await.unwrap();
         assert!(matches!(end.outcome, Outcome::SecondFailed(_)), "{end:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_the_end_that_was_passed_on_takes_the_zero_linger_away() {
+    soon(async {
+        let (mut server, tunnel) = RawServer::open().await;
+        let (mut application, tcp) = narrow_pair().await;
+        tcp.set_zero_linger().unwrap();
+        let same = tcp.as_fd().try_clone_to_owned().unwrap();
+        let lingers = || socket_linger(&same).unwrap().is_some();
+        let relaying = relaying(tcp, tunnel);
+        application.write_all(b"question").await.unwrap();
+        until_frame(&mut server.io, 0x0).await;
+        server.send(&[data(STREAM, b"answ", false)]).await;
+        application.read_exact(&mut [0; 4]).await.unwrap();
+        assert!(lingers(), "a process killed now must reset");
+        server.send(&[data(STREAM, b"er", true)]).await;
+        assert_eq!(application.read(&mut [0; 4]).await.unwrap(), 2);
+        assert_eq!(application.read(&mut [0; 1]).await.unwrap(), 0);
+        assert!(!lingers(), "the answer is whole");
+        application.shutdown().await.unwrap();
+        let end = relaying.await.unwrap();
+        assert!(end.outcome.is_finished(), "{end:?}");
     })
     .await;
 }

@@ -58,8 +58,13 @@ pub(crate) fn start(worker: &Rc<Worker>, pod: &Arc<Pod>, until: &Shutdown) -> io
         (Side::Inbound, &listeners.inbound),
         (Side::Hbone, &listeners.hbone),
     ] {
-        // Accepted sockets inherit the option from their listener: one system call instead of one for each.
-        socket2::SockRef::from(listener).set_tcp_nodelay(true)?;
+        // Accepted sockets inherit options from their listener: one system call instead of one for each.
+        let options = socket2::SockRef::from(listener);
+        options.set_tcp_nodelay(true)?;
+        // As `socket::reset_when_killed`. A tunnel tells its end in frames, so what ends without them was cut anyway.
+        if side != Side::Hbone {
+            options.set_linger(Some(Duration::ZERO))?;
+        }
         let watched = Watched(Arc::clone(listener));
         // SAFETY: `Watched` owns a share of the descriptor for as long as the AsyncFd owns it, and always names the same.
         let watched = unsafe { AsyncFd::register_with_interest(watched, Interest::READABLE) }?;

@@ -47,9 +47,15 @@ impl Drop for Undecided {
 
 /// Closes with RST.
 pub(crate) fn reset(stream: TcpStream) {
+    reset_when_killed(&stream);
+    drop(stream);
+}
+
+/// Makes the kernel reset the connection when this process is killed, instead of ending it as if its other end had; a relay
+/// clears it where that end has come. Connections inherit it from their listener (`accept`).
+pub(crate) fn reset_when_killed(stream: &TcpStream) {
     // Fails only on a socket that is not connected any more; there is nobody left to tell.
     let _ = stream.set_zero_linger();
-    drop(stream);
 }
 
 /// Connects an unconnected socket, from `source` when given (any free port of it), within ten seconds.

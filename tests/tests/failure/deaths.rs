@@ -300,11 +300,11 @@ fn targets(lab: &TestLab, servers: &[Server; 2]) -> [SocketAddr; 2] {
     [servers[0].at(lab.v4("b")), servers[1].at(back)]
 }
 
-/// A connection whose proxy died ends by itself, soon, by end of stream or reset.
+/// A connection whose proxy died, near or far, ends by itself, soon, and never as if the other application had ended it.
 fn ends(mut stream: TcpStream) {
     stream.set_read_timeout(Some(HANG)).unwrap();
     match stream.read(&mut [0; 1]) {
-        Ok(0) => {}
+        Ok(0) => panic!("a connection that was cut ended cleanly"),
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
         other => panic!("a connection outlives its proxy or hangs: {other:?}"),
     }

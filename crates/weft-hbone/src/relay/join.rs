@@ -25,6 +25,8 @@ const BUFFER_MAX: usize = 128 << 10;
 
 /// Carries bytes between two TCP connections until both directions have ended or one end fails.
 ///
+/// Both ends should have a zero linger, for the reason given at [`relay`](super::relay).
+///
 /// Cancel safety: dropping the future resets both ends, also before it was first polled.
 pub fn join(
     first: TcpStream,

@@ -71,15 +71,17 @@ impl Death {
     /// Whether a connection broke because this process, which held it, died: it was under way between the signal and the
     /// end, and it broke soon.
     ///
-    /// In the phase of connecting only a reset by whoever outlived the far end is one of those. The connection stood, and
-    /// was reset before its client got a processor to look at it: the kernel tells a refusal from that. A death at the near
-    /// end does not show as a reset in this phase: a socket whose owner ends is closed by FIN unless bytes are unread, and
-    /// the client has sent none. A reset there means that the accept queue was lost, which must outlive any process.
+    /// In the phase of connecting only a reset is one of those. The connection stood, and was reset, by the kernel for the one
+    /// that died or by whoever outlived the far end, before its client got a processor to look at it: the kernel tells a
+    /// refusal from that. That those which nobody had accepted yet outlive any process has a test of its own.
     pub fn explains(&self, failure: &Failure) -> bool {
         let fits = match (self.held, failure.phase) {
-            (Held::None, _) | (Held::Near, Phase::Connect) => false,
-            (Held::Far, Phase::Connect) => failure.kind == ErrorKind::ConnectionReset,
-            (Held::Near | Held::Far, Phase::Write | Phase::Read) => failure.is_break(),
+            (Held::None, _) => false,
+            (_, Phase::Connect) => failure.kind == ErrorKind::ConnectionReset,
+            // A connection that is cut never ends as if the other application had ended it.
+            (_, Phase::Write | Phase::Read) => {
+                failure.is_break() && failure.kind != ErrorKind::UnexpectedEof
+            }
         };
         let overlaps = failure.begun <= self.gone && failure.ended >= self.signal;
         let is_soon = failure.ended <= self.gone + SHOWS_WITHIN;
@@ -160,10 +162,10 @@ mod tests {
 
     #[test]
     fn what_a_dying_process_held_is_explained_if_it_overlaps_the_death() {
-        use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        use ErrorKind::{BrokenPipe, ConnectionReset};
         for (held, phase, kind) in [
             (Held::Near, Phase::Read, ConnectionReset),
-            (Held::Near, Phase::Read, UnexpectedEof),
+            (Held::Near, Phase::Connect, ConnectionReset),
             (Held::Near, Phase::Write, BrokenPipe),
             (Held::Far, Phase::Read, ConnectionReset),
             (Held::Far, Phase::Write, BrokenPipe),
@@ -184,11 +186,13 @@ mod tests {
     fn what_it_did_not_hold_is_not_explained() {
         use ErrorKind::{
             AddrNotAvailable, ConnectionAborted, ConnectionRefused, ConnectionReset, TimedOut,
+            UnexpectedEof,
         };
         for (held, phase, kind) in [
             (Held::None, Phase::Read, ConnectionReset),
             (Held::None, Phase::Connect, ConnectionReset),
-            (Held::Near, Phase::Connect, ConnectionReset),
+            (Held::Near, Phase::Read, UnexpectedEof),
+            (Held::Far, Phase::Read, UnexpectedEof),
             (Held::Near, Phase::Connect, ConnectionRefused),
             (Held::Far, Phase::Connect, ConnectionRefused),
             (Held::Far, Phase::Connect, ConnectionAborted),

@@ -78,6 +78,7 @@ async fn try_deliver(
     let stream = socket::connect(socket, None, to)
         .await
         .map_err(|source| Failure::Connect { to, source })?;
+    socket::reset_when_killed(&stream);
     let stream = Undecided::new(stream);
     match storage.client_state(stream.stream().as_fd()) {
         Ok(ClientState::Stored) => Ok(stream),

@@ -345,6 +345,7 @@ async fn plain(
         .await
         .map_err(|source| Failure::Connect { to, source })?;
     watch_peer(&stream);
+    socket::reset_when_killed(&stream);
     Ok(stream)
 }
 
