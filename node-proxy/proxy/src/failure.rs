@@ -15,6 +15,8 @@ use weft_identity::{TlsError, Unready};
 use weft_telemetry::ResponseFlag;
 use weft_types::{PolicyName, ServiceName, SpiffeId, WorkloadUid};
 
+use crate::pods::NoSocket;
+
 /// Why a connection ended otherwise than by both sides closing it.
 #[derive(Debug, Error)]
 pub(crate) enum Failure {
@@ -76,8 +78,8 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Identity(Box<Unready>),
     /// No socket inside the pod.
-    #[error("no socket inside the pod within {} s; check weft-node", .0.as_secs())]
-    NoSocket(Duration),
+    #[error(transparent)]
+    NoSocket(#[from] NoSocket),
     /// The eBPF side did not take the client's address over.
     #[error("the client's address was not taken over by eBPF: {0}; check weft-agent")]
     ClientNotStored(&'static str),
@@ -179,10 +181,8 @@ pub(crate) enum Denial {
 pub(crate) enum TunnelConnectError {
     #[error(transparent)]
     Identity(#[from] Unready),
-    #[error("no socket inside the pod within {} s; check weft-node", .0.as_secs())]
-    NoSocket(Duration),
-    #[error("the source pod is gone")]
-    PodGone,
+    #[error(transparent)]
+    NoSocket(#[from] NoSocket),
     #[error("{to}: {source}")]
     Connect { to: SocketAddr, source: io::Error },
     #[error("tls with {to}: {source}")]
@@ -264,9 +264,7 @@ impl Failure {
             Self::Connect { .. } => true,
             Self::Tunnel(PoolError::Connect(error)) => !matches!(
                 **error,
-                TunnelConnectError::Identity(_)
-                    | TunnelConnectError::NoSocket(_)
-                    | TunnelConnectError::PodGone
+                TunnelConnectError::Identity(_) | TunnelConnectError::NoSocket(_)
             ),
             // 503: the peer's application did not accept, so it saw no byte. Any other answer is a decision.
             Self::Tunnel(PoolError::Open(OpenError::Refused(refusal))) => {

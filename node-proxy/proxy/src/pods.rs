@@ -20,7 +20,7 @@ use weft_types::{PodUid, SpiffeId, TunnelProtocol, Workload, WorkloadUid};
 
 use crate::handshakes::Handshakes;
 
-pub(crate) use stock::{Order, Stock};
+pub(crate) use stock::{NoSocket, Order, Stock};
 
 mod stock;
 

@@ -17,6 +17,7 @@ use weft_runtime::spawn;
 use weft_types::{PodUid, SpiffeId};
 
 use crate::failure::TunnelConnectError;
+use crate::pods::NoSocket;
 use crate::shared::Shared;
 use crate::socket;
 
@@ -47,13 +48,9 @@ impl Connector<TunnelKey> for TunnelConnector {
     async fn connect(&self, key: TunnelKey) -> Result<Connection, TunnelConnectError> {
         let shared = &self.0;
         let pod = shared.pods.table().by_uid(&key.pod).cloned();
-        let pod = pod.ok_or(TunnelConnectError::PodGone)?;
+        let pod = pod.ok_or(NoSocket::PodLeft)?;
         let credentials = shared.identities.credentials(&key.identity).await?;
-        let socket = pod
-            .stock
-            .take(family_of(key.to.ip()))
-            .await
-            .map_err(TunnelConnectError::NoSocket)?;
+        let socket = pod.stock.take(family_of(key.to.ip())).await?;
         let to = key.to;
         let stream = socket::connect(socket, Some(key.source), to)
             .await

@@ -64,11 +64,7 @@ async fn try_deliver(
     to: SocketAddr,
     client: ClientAddr,
 ) -> Result<Undecided, Failure> {
-    let socket = pod
-        .stock
-        .take(family_of(to.ip()))
-        .await
-        .map_err(Failure::NoSocket)?;
+    let socket = pod.stock.take(family_of(to.ip())).await?;
     storage
         .set_client(socket.as_fd(), client)
         .map_err(|error| Failure::Local {

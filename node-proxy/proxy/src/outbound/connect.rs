@@ -335,12 +335,7 @@ async fn plain(
         facts.hbone_target = None;
     });
     let from = source_for(source, to)?;
-    let socket = source
-        .pod
-        .stock
-        .take(family_of(to.ip()))
-        .await
-        .map_err(Failure::NoSocket)?;
+    let socket = source.pod.stock.take(family_of(to.ip())).await?;
     let stream = socket::connect(socket, Some(from), to)
         .await
         .map_err(|source| Failure::Connect { to, source })?;

@@ -76,6 +76,19 @@ async fn tunnel_server(
     std::future::pending::<()>().await;
 }
 
+/// How a connect to `to` by a client ends whose pod has just left the mesh.
+async fn fails_without_pod(node: &Node, to: &str) -> Failure {
+    let test = async {
+        let worker = node.worker();
+        let source = source(node, to);
+        let connection = begin(&worker, &source);
+        source.pod.stock.close();
+        let reached = connect::connect(&worker, &source, &connection).await;
+        reached.err().unwrap()
+    };
+    run(test).await
+}
+
 /// A client whose service has a waypoint that listens where the test says.
 async fn waypoint() -> (Node, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -192,6 +205,18 @@ async fn a_refusal_by_policy_is_final_and_an_absent_application_is_not() {
     let absent = fails_with("waypoint", 503).await;
     assert_eq!(absent.flag(), ResponseFlag::Connect);
     assert!(absent.is_retryable(), "{absent}");
+}
+
+#[tokio::test]
+async fn a_client_that_has_left_is_no_fault_of_the_node_or_of_the_destination() {
+    let (node, listener) = waypoint().await;
+    let unknown = listener.local_addr().unwrap().to_string();
+    for to in [VIP, &unknown] {
+        let failure = fails_without_pod(&node, to).await;
+        assert_eq!(failure.flag(), ResponseFlag::Connect, "{failure}");
+        assert!(failure.to_string().contains("left the mesh"), "{failure}");
+        assert!(!failure.is_retryable(), "{failure}");
+    }
 }
 
 fn plain(name: &str, address: &str, port: u16) -> Workload {

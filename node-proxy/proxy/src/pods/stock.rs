@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use weft_node_api::{DESCRIPTORS_MAX, Family};
@@ -31,6 +32,17 @@ pub(crate) struct Order {
     pub(crate) count: usize,
 }
 
+/// Why there is no socket for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum NoSocket {
+    /// None came in the time that a connection waits.
+    #[error("no socket inside the pod within {} s; check weft-node", .0.as_secs())]
+    Late(Duration),
+    /// None will come any more.
+    #[error("the pod is gone or left the mesh")]
+    PodLeft,
+}
+
 /// The stock of one pod.
 pub(crate) struct Stock {
     uid: PodUid,
@@ -43,7 +55,8 @@ pub(crate) struct Stock {
 struct Shelf {
     family: Family,
     state: Mutex<State>,
-    arrived: Notify,
+    /// Sockets came, or none will come any more.
+    changed: Notify,
 }
 
 struct State {
@@ -72,25 +85,26 @@ impl Stock {
         self.replenish(shelf, &mut shelf.lock());
     }
 
-    /// Takes a socket, waiting up to [`SOCKET_WAIT`] for one; `Err` is how long was waited. Cancel safe.
-    pub(crate) async fn take(&self, family: Family) -> Result<OwnedFd, Duration> {
+    /// Takes a socket, waiting up to [`SOCKET_WAIT`] for one. Cancel safe.
+    pub(crate) async fn take(&self, family: Family) -> Result<OwnedFd, NoSocket> {
         let shelf = self.shelf(family);
-        if let Some(socket) = self.take_now(shelf) {
+        if let Some(socket) = self.take_now(shelf)? {
             return Ok(socket);
         }
         let arrival = async {
             loop {
-                // Made before the look, so that a delivery in between is not missed.
-                let arrived = shelf.arrived.notified();
-                if let Some(socket) = self.take_now(shelf) {
-                    return socket;
+                // Made before the look, so that a change in between is not missed.
+                let changed = shelf.changed.notified();
+                if let Some(socket) = self.take_now(shelf)? {
+                    return Ok(socket);
                 }
-                arrived.await;
+                changed.await;
             }
         };
-        tokio::time::timeout(self.wait, arrival).await.map_err(|_| {
+        let waited = tokio::time::timeout(self.wait, arrival).await;
+        waited.unwrap_or_else(|_| {
             limits::SOCKETS.reached();
-            self.wait
+            Err(NoSocket::Late(self.wait))
         })
     }
 
@@ -105,7 +119,7 @@ impl Stock {
         state.sockets.extend(sockets);
         self.replenish(shelf, &mut state);
         drop(state);
-        shelf.arrived.notify_waiters();
+        shelf.changed.notify_waiters();
     }
 
     /// An order came back empty; call again after a pause of the caller's choice.
@@ -138,12 +152,14 @@ impl Stock {
         }
     }
 
-    /// The pod is gone or left the mesh: nothing is kept and nothing ordered any more.
+    /// The pod is gone or left the mesh: nothing is kept, nothing ordered any more, and who waits is told.
     pub(crate) fn close(&self) {
         for shelf in [&self.v4, &self.v6] {
             let mut state = shelf.lock();
             state.closed = true;
             state.sockets.clear();
+            drop(state);
+            shelf.changed.notify_waiters();
         }
     }
 
@@ -154,12 +170,15 @@ impl Stock {
         }
     }
 
-    fn take_now(&self, shelf: &Shelf) -> Option<OwnedFd> {
+    fn take_now(&self, shelf: &Shelf) -> Result<Option<OwnedFd>, NoSocket> {
         let mut state = shelf.lock();
+        if state.closed {
+            return Err(NoSocket::PodLeft);
+        }
         state.taken = true;
         let socket = state.sockets.pop();
         self.replenish(shelf, &mut state);
-        socket
+        Ok(socket)
     }
 
     /// Orders when half of the stock is used; one order at a time.
@@ -196,7 +215,7 @@ impl Shelf {
                 taken: false,
                 closed: false,
             }),
-            arrived: Notify::new(),
+            changed: Notify::new(),
         }
     }
 
@@ -215,7 +234,7 @@ mod tests {
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
     use weft_node_api::{DESCRIPTORS_MAX, Family};
 
-    use super::{Order, Stock, TARGET_MIN};
+    use super::{NoSocket, Order, Stock, TARGET_MIN};
 
     fn sockets(count: usize) -> Vec<OwnedFd> {
         let make = |_| socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
@@ -245,7 +264,8 @@ mod tests {
         let (sender, mut orders) = unbounded_channel();
         let mut stock = Stock::new("uid".into(), sender);
         stock.wait = Duration::ZERO;
-        assert_eq!(stock.take(Family::V6).await.unwrap_err(), Duration::ZERO);
+        let late = NoSocket::Late(Duration::ZERO);
+        assert_eq!(stock.take(Family::V6).await.unwrap_err(), late);
         assert_eq!(orders.recv().await.unwrap().family, Family::V6);
         assert!(orders.try_recv().is_err());
         stock.retry(Family::V6);
@@ -269,6 +289,22 @@ mod tests {
         stock.settle();
         stock.settle();
         assert_eq!(stock.v4.lock().sockets.len(), TARGET_MIN);
+    }
+
+    #[tokio::test]
+    async fn who_waits_when_the_pod_leaves_and_who_comes_later_is_told_at_once() {
+        let (stock, mut orders) = stock();
+        let waiting = [stock.take(Family::V4), stock.take(Family::V6)];
+        let [mut v4, mut v6] = waiting.map(Box::pin);
+        assert!(futures_util::poll!(&mut v4).is_pending());
+        assert!(futures_util::poll!(&mut v6).is_pending());
+        while orders.try_recv().is_ok() {}
+        stock.close();
+        for told in [v4, v6, Box::pin(stock.take(Family::V4))] {
+            let told = futures_util::FutureExt::now_or_never(told).expect("no wait");
+            assert_eq!(told.unwrap_err(), NoSocket::PodLeft);
+        }
+        assert!(orders.try_recv().is_err());
     }
 
     #[tokio::test]
