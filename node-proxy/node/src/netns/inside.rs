@@ -2,13 +2,10 @@
 //!
 //! In: nothing but the thread's namespace. Out: sockets, addresses, cookies.
 
-#![expect(
-    unsafe_code,
-    reason = "getifaddrs and SO_NETNS_COOKIE have no safe wrapper here"
-)]
+#![expect(unsafe_code, reason = "SO_NETNS_COOKIE has no safe wrapper")]
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
@@ -50,50 +47,13 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
 
 /// All addresses of the namespace but the loopback ones.
 pub(super) fn addresses() -> io::Result<Vec<IpAddr>> {
-    let mut list: *mut libc::ifaddrs = ptr::null_mut();
-    // SAFETY: list is valid for a write; on success it owns a list that freeifaddrs below releases.
-    if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
     let mut found = Vec::new();
-    let mut next = list;
-    while !next.is_null() {
-        // SAFETY: next is an element of the list, which lives until freeifaddrs.
-        let entry = unsafe { &*next };
-        // SAFETY: ifa_addr is null or points to a socket address of the size that its family says.
-        if let Some(ip) = unsafe { ip_of(entry.ifa_addr) }
-            && !ip.is_loopback()
-            && !found.contains(&ip)
-        {
-            found.push(ip);
+    for address in weft_runtime::interface_addresses()? {
+        if !address.ip.is_loopback() && !found.contains(&address.ip) {
+            found.push(address.ip);
         }
-        next = entry.ifa_next;
     }
-    // SAFETY: list came from getifaddrs and nothing borrows from it any more.
-    unsafe { libc::freeifaddrs(list) };
     Ok(found)
-}
-
-/// # Safety
-/// `address` is null, or points to a socket address of the size that belongs to its family.
-unsafe fn ip_of(address: *const libc::sockaddr) -> Option<IpAddr> {
-    if address.is_null() {
-        return None;
-    }
-    // SAFETY: not null, so it points at least to a family, by the caller's promise.
-    match i32::from(unsafe { (*address).sa_family }) {
-        libc::AF_INET => {
-            // SAFETY: the family says sockaddr_in; read_unaligned asks for no alignment.
-            let v4 = unsafe { ptr::read_unaligned(address.cast::<libc::sockaddr_in>()) };
-            Some(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr)).into())
-        }
-        libc::AF_INET6 => {
-            // SAFETY: the family says sockaddr_in6; read_unaligned asks for no alignment.
-            let v6 = unsafe { ptr::read_unaligned(address.cast::<libc::sockaddr_in6>()) };
-            Some(Ipv6Addr::from(v6.sin6_addr.s6_addr).into())
-        }
-        _ => None,
-    }
 }
 
 /// The three listeners, and whether they are dual-stack.
