@@ -1,8 +1,6 @@
 //! Wires the stages together. The only module that sees all of them.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +22,7 @@ use crate::index::Index;
 use crate::issue::Issue;
 use crate::kept::Kept;
 use crate::metrics::{Counters, registry};
+use crate::own::own_addresses;
 use crate::pipeline::{Pipeline, State};
 use crate::publish::{Ads, Snapshot, Subscribers};
 use crate::serve::{Serve, ServeError};
@@ -222,18 +221,6 @@ fn server_names(config: &Config) -> Vec<String> {
     names.sort();
     names.dedup();
     names
-}
-
-/// Addresses under which the controller is reached, as far as its flags say.
-fn own_addresses(config: &Config) -> BTreeSet<IpAddr> {
-    let names = config.server_names.iter();
-    let named = names.filter_map(|name| name.parse::<IpAddr>().ok());
-    let all = named
-        .chain([config.listen.ip()])
-        .chain(config.metrics_address.map(|at| at.ip()));
-    all.map(|address| address.to_canonical())
-        .filter(|address| !address.is_unspecified())
-        .collect()
 }
 
 fn serve_admin(config: &Config, shutdown: &Shutdown, admin: &Admin) -> Result<(), StartError> {

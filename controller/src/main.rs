@@ -13,6 +13,8 @@ mod privileges;
 
 mod app;
 
+mod own;
+
 mod source;
 
 mod index;

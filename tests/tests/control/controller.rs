@@ -8,6 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use weft_config::ConfigSettings;
 use weft_identity::CaOptions;
+use weft_testkit::netns::Netns;
 use weft_testkit::wait::{LONG, until};
 use weft_tests::lab::build_folder;
 
@@ -18,6 +19,7 @@ pub(crate) struct Controller {
     address: String,
     started: Duration,
     flags: Vec<String>,
+    netns: Option<Netns>,
 }
 
 /// Another build than the tests' own, to measure it.
@@ -32,7 +34,6 @@ fn command(folder: &TempDir) -> Command {
     command
         .arg("--source")
         .arg(path("source"))
-        .args(["--listen", "127.0.0.1:0"])
         .arg("--state-dir")
         .arg(path("state"))
         .arg("--tokens")
@@ -43,6 +44,8 @@ fn command(folder: &TempDir) -> Command {
         .arg(path("address"))
         .arg("--admin-socket")
         .arg(path("admin.sock"))
+        // Not as a flag, which a test could not give in its place.
+        .env("WEFT_LISTEN", "127.0.0.1:0")
         .stdin(Stdio::null());
     command
 }
@@ -65,6 +68,8 @@ pub(crate) fn refused(files: &[(&str, &str)], flags: &[&str]) -> (Option<i32>, S
     let kept: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     let position = kept.iter().position(|word| word == replaced);
     let mut again = Command::new(command.get_program());
+    let set = command.get_envs();
+    again.envs(set.filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))));
     for (index, word) in kept.iter().enumerate() {
         let left_out = position.is_some_and(|at| index == at || index == at + 1);
         if !left_out {
@@ -80,32 +85,45 @@ pub(crate) fn refused(files: &[(&str, &str)], flags: &[&str]) -> (Option<i32>, S
 impl Controller {
     /// Starts over a source of these files, and waits until it serves.
     pub(crate) fn with(files: &[(&str, &str)]) -> Self {
-        Self::start(folder_with(files), Vec::new())
+        Self::start(folder_with(files), Vec::new(), None)
     }
 
     /// The same with more flags.
     pub(crate) fn with_flags(files: &[(&str, &str)], flags: &[&str]) -> Self {
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        Self::start(folder_with(files), flags)
+        Self::start(folder_with(files), flags, None)
+    }
+
+    /// Starts in a network namespace, to which no client reaches.
+    pub(crate) fn inside(netns: &Netns, files: &[(&str, &str)], flags: &[&str]) -> Self {
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let netns = Netns::named(netns.name());
+        Self::start(folder_with(files), flags, Some(netns))
     }
 
     /// Starts over a source that the caller writes.
     pub(crate) fn over(write: impl FnOnce(&Path)) -> Self {
         let folder = folder_with(&[]);
         write(&folder.path().join("source"));
-        Self::start(folder, Vec::new())
+        Self::start(folder, Vec::new(), None)
     }
 
-    fn start(folder: TempDir, flags: Vec<String>) -> Self {
+    fn start(folder: TempDir, flags: Vec<String>, netns: Option<Netns>) -> Self {
         let address = folder.path().join("address");
         let _ = std::fs::remove_file(&address);
-        let child = command(&folder).args(&flags).spawn().unwrap();
+        let spawn = || Ok(command(&folder).args(&flags).spawn()?);
+        let child = match &netns {
+            Some(netns) => netns.enter(spawn),
+            None => spawn(),
+        };
+        let child = child.unwrap();
         let mut this = Self {
             folder,
             child,
             address: String::new(),
             started: Duration::ZERO,
             flags,
+            netns,
         };
         let before = Instant::now();
         this.address = until("the controller to serve", 10 * LONG, || {
@@ -140,7 +158,8 @@ impl Controller {
         self.child.wait().unwrap();
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
         let flags = std::mem::take(&mut self.flags);
-        Self::start(folder, flags)
+        let netns = self.netns.take();
+        Self::start(folder, flags, netns)
     }
 
     /// Asks it to end, and waits until it has.

@@ -5,6 +5,7 @@
 use serde_json::Value;
 use weft_config::ProxyConfig;
 use weft_runtime::Shutdown;
+use weft_testkit::netns::Netns;
 use weft_testkit::wait::{LONG, until};
 
 use super::controller::Controller;
@@ -110,6 +111,53 @@ async fn an_address_that_no_service_may_have_is_refused_and_so_is_the_controller
         all.find(|service| service["name"] == name).unwrap()["addresses"].clone()
     };
     assert_eq!(of("s"), serde_json::json!(["10.96.1.1"]));
+}
+
+#[test]
+fn a_controller_that_listens_everywhere_refuses_the_addresses_of_its_machine() {
+    if !weft_tests::is_root() {
+        return;
+    }
+    let machine = Machine::new();
+    let names = "clusterIPs: [192.0.2.1, 198.51.100.1, 192.0.2.2, 10.96.1.1], ports";
+    let text = service("s", "192.0.2.1").replace("ports", names);
+    let flags = ["--listen", "0.0.0.0:0"];
+    let controller = Controller::inside(&machine.0, &[("s.yaml", &text)], &flags);
+    findings(
+        &controller,
+        "Service default/s",
+        &[
+            "192.0.2.1 is the controller's own address",
+            "198.51.100.1 is the controller's own address",
+        ],
+    );
+    let services = &controller.status()["services"];
+    let addresses = services[0]["addresses"].to_string();
+    assert_eq!(addresses, r#"["192.0.2.2","10.96.1.1"]"#);
+}
+
+/// A network namespace with two addresses of its own and one of a Service, as kube-proxy with IPVS puts it on every node;
+/// deleted when dropped.
+struct Machine(Netns);
+
+impl Machine {
+    fn new() -> Self {
+        let this = Self(Netns::create(format!("own{}", std::process::id())).unwrap());
+        let lines = "link add eth0 type veth peer name vips
+address add 192.0.2.1/24 dev eth0
+address add 198.51.100.1/24 dev eth0
+link set eth0 up
+address add 192.0.2.2/32 dev vips
+";
+        this.0.ip_batch(lines).unwrap();
+        this
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.0.delete();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
