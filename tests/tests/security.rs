@@ -20,6 +20,8 @@ mod identity;
 mod keys;
 #[path = "security/leaving.rs"]
 mod leaving;
+#[path = "security/link_local.rs"]
+mod link_local;
 #[path = "security/node_owner.rs"]
 mod node_owner;
 #[path = "security/ports.rs"]
