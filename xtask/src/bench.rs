@@ -65,12 +65,14 @@ const LAB: &str = "bench";
 pub(crate) fn run(args: &Args) -> Result<()> {
     let What::L4(lengths) = &args.what;
     shell::require_root("bench")?;
+    shell::refuse_lab_in_use(LAB, "bench")?;
     shell::take_down_on_signals(LAB)?;
     setup::ensure(Purpose::Bench)?;
     let build = match &lengths.build {
         Some(folder) => folder.clone(),
         None => build_release()?,
     };
+    shell::claim_lab_name(LAB, "bench")?;
     let before = report::load();
     let field = Field::up(LAB, build)?;
     let measured = measure_all(&field, lengths);

@@ -6,7 +6,7 @@
 
 use std::io::Write as _;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use weft_testkit::interrupt;
 use weft_testkit::lab::file::LabFile;
 use weft_testkit::lab::{Lab, Occupant, Options, down, occupant};
@@ -56,15 +56,11 @@ spec:
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<()> {
     shell::require_root("demo")?;
-    refuse_lab_in_use()?;
+    shell::refuse_lab_in_use(NAME, "demo")?;
     shell::take_down_on_signals(NAME)?;
     setup::ensure(setup::Purpose::Demo)?;
     let build = shell::build_programs()?;
-    refuse_lab_in_use()?;
-    if occupant(NAME) == Occupant::Left {
-        shell::progress("taking away what a demo left behind that was killed");
-        down(NAME)?;
-    }
+    shell::claim_lab_name(NAME, "demo")?;
     let folder = shell::root().join("target/weft-demo");
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
@@ -107,16 +103,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// A line of the demo. Whoever read it may be gone: the demo goes on to its end, where everything is taken down.
 fn tell(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-/// A lab of that name may be a demo that runs or was kept, or somebody's own.
-fn refuse_lab_in_use() -> Result<()> {
-    if let Occupant::InUse(how) = occupant(NAME) {
-        bail!(
-            "a lab named {NAME} is in use ({how}), and the demo makes one of that name; to end it: `cargo xtask lab down --name {NAME}`"
-        );
-    }
-    Ok(())
 }
 
 fn show(lab: Lab, options: &Options, keep_it: bool) -> Result<()> {

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use weft_testkit::interrupt;
+use weft_testkit::lab::{Occupant, down, occupant};
 
 /// The workspace's root folder, the one that holds `Cargo.toml` and `Cargo.lock`.
 pub(crate) fn root() -> PathBuf {
@@ -42,6 +43,28 @@ pub(crate) fn take_down_on_signals(lab: &str) -> Result<()> {
         now: format!("taking down what was begun of lab {lab}"),
         by_hand: format!("what is left goes with `cargo xtask lab down --name {lab}`"),
     })
+}
+
+/// For a verb that makes a lab of a fixed name: one of that name may be in use, as the verb's that runs, or as somebody's own.
+pub(crate) fn refuse_lab_in_use(lab: &str, verb: &str) -> Result<()> {
+    if let Occupant::InUse(how) = occupant(lab) {
+        bail!(
+            "a lab named {lab} is in use ({how}), and the {verb} makes one of that name; to end it: `cargo xtask lab down --name {lab}`"
+        );
+    }
+    Ok(())
+}
+
+/// The same right before the lab is made; takes away what a run of the verb left behind that was killed.
+pub(crate) fn claim_lab_name(lab: &str, verb: &str) -> Result<()> {
+    refuse_lab_in_use(lab, verb)?;
+    if occupant(lab) == Occupant::Left {
+        progress(&format!(
+            "taking away what a {verb} left behind that was killed"
+        ));
+        down(lab)?;
+    }
+    Ok(())
 }
 
 /// Runs a command to its end; its output goes where ours goes.

@@ -314,6 +314,34 @@ fn a_demo_leaves_a_lab_in_use_alone_and_clears_away_one_of_a_demo_that_was_kille
 }
 
 #[test]
+fn a_bench_leaves_a_lab_in_use_alone() {
+    if !has_xtask() {
+        return;
+    }
+    if Path::new("/run/weft-lab/bench").exists() {
+        weft_tests::skip("a lab named bench is up on this machine");
+        return;
+    }
+    let lab = CommandLine {
+        name: "bench".to_owned(),
+        folder: TempDir::new().unwrap(),
+    };
+    let before = lab.up(FILE).unwrap();
+    let mut bench = Command::new(build_folder().join("xtask"));
+    // With nothing to build and nothing to measure it would be done at once, and have ended the lab.
+    bench.args(["bench", "l4", "--rounds", "0", "--build"]);
+    bench.arg(build_folder());
+    bench.arg("--json").arg(lab.folder.path().join("l4.json"));
+    let output = bench.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    for word in ["in use", "lab down --name bench"] {
+        assert!(errors.contains(word), "{word:?} is not in {errors}");
+    }
+    assert_eq!(lab.status()["nodes"], before["nodes"]);
+}
+
+#[test]
 fn a_demo_that_is_interrupted_leaves_nothing() {
     if !has_xtask() {
         return;

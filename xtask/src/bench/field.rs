@@ -57,8 +57,6 @@ pub(crate) struct Field {
 impl Field {
     /// Brings the lab, the servers and the other proxies up; undone when anything fails.
     pub(crate) fn up(name: &str, build: PathBuf) -> Result<Self> {
-        // A run that was killed leaves its lab behind.
-        down(name)?;
         let options = Options {
             name: name.to_owned(),
             build,
