@@ -37,7 +37,7 @@ pub(crate) fn warn(text: &str) {
     let _ = writeln!(std::io::stderr(), "warning: {text}");
 }
 
-/// Takes SIGINT and SIGTERM from now on, for a verb that takes its lab down when it is interrupted.
+/// Takes signals that end a program from now on, for a verb that takes its lab down when it is interrupted.
 pub(crate) fn take_down_on_signals(lab: &str) -> Result<()> {
     interrupt::watch(interrupt::Words {
         now: format!("taking down what was begun of lab {lab}"),

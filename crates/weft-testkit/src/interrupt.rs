@@ -1,7 +1,7 @@
-//! SIGINT and SIGTERM for verbs that make things on the machine.
+//! SIGINT, SIGTERM and SIGHUP for verbs that make things on the machine.
 //!
 //! In: signals, once [`watch`] was called. Out: after the first one [`check`] fails, and with it every wait and every start
-//! of a program, so that the way of an error takes down what was begun; the second one ends this program at once. Nothing
+//! of a program, so that the way of an error takes down what was begun; a second SIGINT or SIGTERM ends this program at once. Nothing
 //! here is asked while things are taken down. Tests never call [`watch`]: for them nothing changes. Not here: taking down.
 
 use std::io::Write as _;
@@ -22,6 +22,8 @@ const BOTH_LIMIT: Duration = Duration::from_secs(1);
 /// The signal that asked this program to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
+    /// SIGHUP, as from a terminal that was closed.
+    Hup,
     /// SIGINT, as from Ctrl-C.
     Int,
     /// SIGTERM.
@@ -44,6 +46,14 @@ pub struct Words {
 /// Registration of a child that is to end with us.
 #[must_use]
 pub struct EndsWithUs(u64);
+
+/// Where signals come in.
+struct Incoming {
+    int: unix::Signal,
+    term: unix::Signal,
+    /// None where it is to be ignored.
+    hup: Option<unix::Signal>,
+}
 
 struct State {
     came: Option<Signal>,
@@ -68,6 +78,7 @@ impl Signal {
 
     fn number(self) -> u8 {
         match self {
+            Self::Hup => 1,
             Self::Int => 2,
             Self::Term => 15,
         }
@@ -75,6 +86,7 @@ impl Signal {
 
     fn name(self) -> &'static str {
         match self {
+            Self::Hup => "SIGHUP",
             Self::Int => "SIGINT",
             Self::Term => "SIGTERM",
         }
@@ -91,21 +103,27 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// Takes SIGINT and SIGTERM from now on. To be called once, before anything is made.
+/// Takes SIGINT, SIGTERM and SIGHUP from now on, the last one unless it is ignored. To be called once, before anything is made.
 pub fn watch(words: Words) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
         .context("cannot start a runtime for signals")?;
-    let signals = {
+    let incoming = {
         let _inside = runtime.enter();
-        [SignalKind::interrupt(), SignalKind::terminate()].map(unix::signal)
+        Incoming {
+            int: unix::signal(SignalKind::interrupt())?,
+            term: unix::signal(SignalKind::terminate())?,
+            hup: if ignores_hangup() {
+                None
+            } else {
+                Some(unix::signal(SignalKind::hangup())?)
+            },
+        }
     };
-    let [int, term] = signals;
-    let (int, term) = (int?, term?);
     std::thread::Builder::new()
         .name("signals".to_owned())
-        .spawn(move || take(&runtime, int, term, &words))
+        .spawn(move || take(&runtime, incoming, &words))
         .context("cannot start a thread for signals")?;
     Ok(())
 }
@@ -141,8 +159,8 @@ pub fn end_with_us(child: &Child) -> Option<EndsWithUs> {
 
 /// An error when the child's end means that we are interrupted as well.
 pub fn check_after(status: ExitStatus) -> Result<()> {
-    if matches!(status.signal(), Some(2 | 15)) {
-        // The child may have died of Ctrl-C before our own thread has seen it.
+    if matches!(status.signal(), Some(1 | 2 | 15)) {
+        // The child may have died of Ctrl-C, or with the terminal, before our own thread has seen it.
         let _ = CAME.wait_timeout_while(state(), BOTH_LIMIT, |state| state.came.is_none());
     }
     check()
@@ -156,15 +174,42 @@ impl Drop for EndsWithUs {
     }
 }
 
-fn take(runtime: &Runtime, mut int: unix::Signal, mut term: unix::Signal, words: &Words) {
-    loop {
-        let signal = runtime.block_on(async {
-            tokio::select! {
-                _ = int.recv() => Signal::Int,
-                _ = term.recv() => Signal::Term,
+// === impl Incoming ===
+
+impl Incoming {
+    async fn next(&mut self) -> Signal {
+        let hangup = async {
+            match &mut self.hup {
+                Some(hup) => hup.recv().await,
+                None => std::future::pending().await,
             }
-        });
+        };
+        tokio::select! {
+            _ = self.int.recv() => Signal::Int,
+            _ = self.term.recv() => Signal::Term,
+            _ = hangup => Signal::Hup,
+        }
+    }
+}
+
+/// Whether whoever started this program wants it to outlive the terminal, as `nohup` does. A handler of ours would undo that.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (Signal::Hup.number() - 1)) != 0)
+}
+
+fn take(runtime: &Runtime, mut incoming: Incoming, words: &Words) {
+    loop {
+        let signal = runtime.block_on(incoming.next());
         if let Some(first) = came() {
+            if signal == Signal::Hup {
+                // Nobody asks a second time: both the shell and the kernel send it when a terminal is closed.
+                continue;
+            }
             say(signal, &format!("ended at once; {}", words.by_hand));
             std::process::exit(first.exit_code().into());
         }

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM in the middle: what was begun is taken down, what was adopted stays.
+//! Ctrl-C, SIGTERM and SIGHUP in the middle: what was begun is taken down, what was adopted stays.
 //!
 //! Method: a verb is started as a program of its own; when the machine shows that it has come to a certain point, it gets the
 //! signal, and then nothing of it may be left.
@@ -140,7 +140,11 @@ fn up_that_is_interrupted_leaves_nothing_however_far_it_came() {
         ("a node's programs", &|| proxy(&lab, "n1").is_some()),
         ("a pod", &|| netns("pod.default.a").exists()),
     ];
-    for (signal, code, word) in [(Signal::INT, 130, "SIGINT"), (Signal::TERM, 143, "SIGTERM")] {
+    for (signal, code, word) in [
+        (Signal::INT, 130, "SIGINT"),
+        (Signal::TERM, 143, "SIGTERM"),
+        (Signal::HUP, 129, "SIGHUP"),
+    ] {
         for (what, holds) in &points {
             let up = Verb::up(&lab, FILE);
             up.interrupt_when(signal, what, holds);
@@ -155,6 +159,27 @@ fn up_that_is_interrupted_leaves_nothing_however_far_it_came() {
     }
     // The name is free, and the same file comes up.
     lab.up(FILE).unwrap();
+}
+
+#[test]
+fn under_nohup_a_closed_terminal_ends_nothing() {
+    if !has_xtask() {
+        return;
+    }
+    let lab = CommandLine::new("nohup");
+    let path = lab.write("lab.yaml", FILE);
+    let up = lab.command(&["up", path.to_str().unwrap()]);
+    let mut nohup = Command::new("nohup");
+    nohup.arg(up.get_program()).args(up.get_args());
+    let set = up.get_envs();
+    nohup.envs(set.filter_map(|(name, value)| Some((name, value?))));
+    let up = Verb::start(nohup.stdin(Stdio::null()));
+    up.interrupt_when(Signal::HUP, "the first program", || {
+        !of_lab(&lab.name, &[]).is_empty()
+    });
+    let (ended, out, errors) = up.end();
+    assert_eq!(ended, Some(0), "{errors}");
+    assert!(out.contains("\"nodePid\""), "{out}");
 }
 
 #[test]
@@ -222,6 +247,40 @@ fn a_second_signal_ends_at_once_and_says_how_to_clean_up() {
     }
     assert!(lab.lab(&["down"]).status.success());
     lab.assert_nothing_left();
+}
+
+#[test]
+fn a_terminal_that_is_closed_sends_two_hangups_and_the_second_one_ends_nothing() {
+    if !has_xtask() {
+        return;
+    }
+    let lab = CommandLine::new("hangups");
+    let lock = store_lock();
+    let up = Verb::up(&lab, FILE);
+    let place = Path::new("/run/weft-lab").join(&lab.name);
+    up.interrupt_when(Signal::HUP, "the lab's folder", || {
+        place.join("lab.json").exists()
+    });
+    up.interrupt_when(Signal::HUP, "the lab's folder to go", || !place.exists());
+    // Whoever asks for an end at once asks with another signal.
+    up.interrupt_when(Signal::INT, "the hang-up to be taken", || {
+        !is_pending(up.running, 1)
+    });
+    let (code, _, errors) = up.end();
+    drop(lock);
+    assert_eq!(code, Some(129), "{errors}");
+    assert!(errors.contains("SIGINT: ended at once"), "{errors}");
+    assert!(lab.lab(&["down"]).status.success());
+    lab.assert_nothing_left();
+}
+
+/// Whether a signal waits to be delivered to a process.
+fn is_pending(process: Running, signal: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap();
+    status
+        .lines()
+        .filter_map(|line| line.strip_prefix("ShdPnd:"))
+        .any(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << (signal - 1)) != 0)
 }
 
 #[test]

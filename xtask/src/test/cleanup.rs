@@ -1,4 +1,4 @@
-//! What is left of the tests when Ctrl-C or SIGTERM has ended them.
+//! What is left of the tests when a signal has ended them.
 //!
 //! In: the mark that everything started by this run carries in its environment. Out: no process of it, and none of its labs.
 //! Not here: network namespaces that a test made without a lab.
