@@ -69,7 +69,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Verb::Up { file, name } => up(file, &name.name),
         Verb::Status { name } => {
             let lab = Lab::open(&name.name, shell::progress)?;
-            print(&report::status(&lab))
+            let document = report::status(&lab);
+            for line in report::ended(&document) {
+                shell::warn(&line);
+            }
+            print(&document)
         }
         Verb::Upgrade { name, node } => {
             shell::require_root("lab")?;
@@ -119,8 +123,10 @@ fn up(path: &Path, name: &str) -> Result<()> {
     };
     let mut lab = Lab::up(&options, file)?;
     let outcome = start_watcher(&mut lab, name).map(|()| report::status(&lab));
-    for warning in outcome.iter().flat_map(report::warnings) {
-        shell::warn(&warning);
+    if let Ok(document) = &outcome {
+        for warning in [report::ended(document), report::warnings(document)].concat() {
+            shell::warn(&warning);
+        }
     }
     let told = interrupt::check()
         .and(outcome)

@@ -188,6 +188,51 @@ fn an_edit_that_is_waited_for_shows_as_pending() {
 }
 
 #[test]
+fn status_tells_of_programs_that_have_ended_and_that_nobody_starts_again() {
+    if !has_xtask() {
+        return;
+    }
+    let lab = CommandLine::new("dead");
+    lab.write("svc.yaml", SERVICE);
+    let document = lab.up(FILE).unwrap();
+    let status = || {
+        let output = lab.lab(&["status"]);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (document, errors)
+    };
+    let (before, errors) = status();
+    assert_eq!(errors, "", "a warning of a lab that is well");
+    let programs = [
+        ("/controller", "/pid", "the controller has ended"),
+        ("/nodes/0", "/nodePid", "weft-node of n1 has ended"),
+        ("/pods/1", "/pid", "in pod default/b has ended"),
+    ];
+    for (place, pid_of, _) in programs {
+        assert_eq!(before.pointer(place).unwrap()["ended"], false, "{place}");
+        let running = pid(document.pointer(&format!("{place}{pid_of}")).unwrap());
+        assert!(running.signal(Signal::KILL));
+        assert!(running.wait(LONG), "it does not end");
+    }
+    let (after, errors) = status();
+    for (place, pid_of, words) in programs {
+        assert_eq!(after.pointer(place).unwrap()["ended"], true, "{place}");
+        let pid = after.pointer(&format!("{place}{pid_of}")).unwrap();
+        assert_eq!(*pid, Value::Null, "{place}");
+        let line = errors.lines().find(|line| line.contains(words));
+        let line = line.unwrap_or_else(|| panic!("{words:?} is not in {errors}"));
+        let (_, log) = line.split_once("see ").unwrap();
+        let (log, what_to_do) = log.split_once("; ").unwrap();
+        assert!(Path::new(log).exists(), "{line}");
+        assert!(what_to_do.contains("again"), "{line}");
+    }
+    assert_eq!(errors.lines().count(), programs.len(), "{errors}");
+    // Whoever runs is not among them, nor is a pod without a program.
+    assert_eq!(after["nodes"][1]["ended"], false);
+    assert_eq!(after["pods"][0]["ended"], false);
+}
+
+#[test]
 fn down_leaves_nothing_whatever_has_crashed() {
     if !has_xtask() {
         return;

@@ -184,6 +184,11 @@ impl Place {
         self.logs().join(format!("{program}.log"))
     }
 
+    /// The log of what a pod's `run` started.
+    pub fn pod_log(&self, namespace: &str, name: &str) -> PathBuf {
+        self.log(&format!("pod.{namespace}.{name}"))
+    }
+
     /// A BPF file system of the lab's own: with it go all pins.
     pub fn bpffs(&self) -> PathBuf {
         self.root.join("bpf")

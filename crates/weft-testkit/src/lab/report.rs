@@ -33,6 +33,8 @@ pub fn describe(lab: &Lab) -> Value {
         .iter()
         .map(|pod| {
             let program = record.pods.get(&pod.entry.key());
+            let runs = program.filter(|running| running.alive());
+            let log = lab.place().pod_log(&pod.entry.namespace, &pod.entry.name);
             json!({
                 "name": pod.entry.name,
                 "namespace": pod.entry.namespace,
@@ -40,7 +42,9 @@ pub fn describe(lab: &Lab) -> Value {
                 "netns": pod.netns,
                 "ip": pod.addresses.first(),
                 "ips": pod.addresses,
-                "pid": program.filter(|running| running.alive()).map(|running| running.pid),
+                "pid": runs.map(|running| running.pid),
+                "ended": program.is_some() && runs.is_none(),
+                "log": program.map(|_| log),
             })
         })
         .collect();
@@ -107,6 +111,37 @@ pub fn warnings(document: &Value) -> Vec<String> {
     refused.chain(others).collect()
 }
 
+/// What a document says of programs that have ended and that nobody starts again by himself.
+pub fn ended(document: &Value) -> Vec<String> {
+    let again = "take the lab down and up again";
+    let list = |key: &str| document[key].as_array().into_iter().flatten();
+    let controller = std::iter::once(&document["controller"]).map(|controller| {
+        let who = "the controller".to_owned();
+        (controller, who, &controller["log"], again)
+    });
+    let nodes = list("nodes").map(|node| {
+        let who = format!("weft-node of {}", text(&node["name"]));
+        (node, who, &node["node"]["log"], again)
+    });
+    let pods = list("pods").map(|pod| {
+        let [namespace, name] = [&pod["namespace"], &pod["name"]].map(text);
+        let who = format!("what `run` started in pod {namespace}/{name}");
+        (pod, who, &pod["log"], "the next edit starts it again")
+    });
+    controller
+        .chain(nodes)
+        .chain(pods)
+        .filter(|(program, ..)| program["ended"] == true)
+        .map(|(_, who, log, what_to_do)| {
+            format!("{who} has ended, see {}; {what_to_do}", text(log))
+        })
+        .collect()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
 /// The newest program of that name on a node: while one is being replaced, the successor.
 pub fn program_of_node(lab: &Lab, node: &str, program: &str) -> Option<Running> {
     let inode = lab.topology().node(node).inode().ok()?;
@@ -118,8 +153,11 @@ pub fn program_of_node(lab: &Lab, node: &str, program: &str) -> Option<Running> 
 
 fn describe_controller(lab: &Lab) -> Value {
     let place = lab.place();
+    let started = lab.record().controller;
+    let runs = started.filter(|running| running.alive());
     json!({
-        "pid": lab.record().controller.filter(|running| running.alive()).map(|running| running.pid),
+        "pid": runs.map(|running| running.pid),
+        "ended": started.is_some() && runs.is_none(),
         "address": controller_url(),
         "rootCert": place.root_certificate(),
         "netns": lab.topology().controller().name(),
@@ -157,6 +195,8 @@ fn describe_node(lab: &Lab, node: &str, external: bool) -> Value {
             "log": log,
         });
     }
+    let started = lab.record().nodes.contains_key(node);
+    document["ended"] = json!(started && document["nodePid"].is_null());
     document
 }
 

@@ -107,9 +107,7 @@ pub(crate) fn pod(lab: &Lab, pod: &PlannedPod) -> Result<Running> {
         netns: Some(&Netns::named(pod.netns.clone())),
         program: PathBuf::from(program),
         arguments: words.collect(),
-        log: lab
-            .place()
-            .log(&format!("pod.{}.{}", pod.entry.namespace, pod.entry.name)),
+        log: lab.place().pod_log(&pod.entry.namespace, &pod.entry.name),
     }
     .start()
     .with_context(|| format!("pod {key}: run"))
