@@ -76,6 +76,35 @@ fn namespaces_made_by_others_are_enrolled_and_left_as_they_were() {
 }
 
 #[test]
+fn a_namespace_that_goes_from_lab_to_lab_is_in_the_end_as_it_was() {
+    if !has_xtask() {
+        return;
+    }
+    let pair = Foreign::pair("relay");
+    let x = &pair.ends[0];
+    let before = setting(x);
+    let with = format!(
+        "nodes: [{{name: n1}}]\npods: [{{name: a, node: n1, netns: {}}}]\n",
+        x.name()
+    );
+    let first = CommandLine::new("relay1");
+    let second = CommandLine::new("relay2");
+    first.up(&with).unwrap();
+    let in_the_mesh = setting(x);
+    assert_ne!(in_the_mesh, before);
+    first.write("lab.yaml", "nodes: [{name: n1}]\n");
+    // Tried as early as it can be: while it is the first one's, it is refused.
+    until("the second lab to have it", LONG, || {
+        second.up(&with).map_err(anyhow::Error::msg)
+    })
+    .unwrap();
+    assert!(first.lab(&["down"]).status.success());
+    assert_eq!(setting(x), in_the_mesh, "the first lab took it back");
+    assert!(second.lab(&["down"]).status.success());
+    assert_eq!(setting(x), before, "the second lab noted a wrong value");
+}
+
+#[test]
 fn a_namespace_that_one_lab_has_is_refused_to_the_next_until_it_is_let_go() {
     if !has_xtask() {
         return;

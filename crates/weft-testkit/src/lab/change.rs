@@ -89,7 +89,7 @@ impl Lab {
             .filter(|pod| !wanted.plan.pods.iter().any(|other| same_pod(pod, other)))
             .cloned()
             .collect();
-        self.remove_pods(&gone, &before)?;
+        self.remove_pods(&gone, &before, &wanted.plan)?;
         self.remove_nodes(&before, &wanted.plan)?;
         self.write_tokens(&wanted.plan)?;
         self.make_nodes(&before, &wanted.plan)?;
@@ -110,7 +110,7 @@ impl Lab {
         self.run_programs()
     }
 
-    fn remove_pods(&mut self, gone: &[PlannedPod], before: &Plan) -> Result<()> {
+    fn remove_pods(&mut self, gone: &[PlannedPod], before: &Plan, wanted: &Plan) -> Result<()> {
         if gone.is_empty() {
             return Ok(());
         }
@@ -130,6 +130,13 @@ impl Lab {
             self.say(&format!("removing pod {key}"));
             if let Some(uid) = self.record.uids.remove(&key) {
                 ready::wait_until_left(self, pod, &uid)?;
+                let stays = |other: &PlannedPod| {
+                    other.netns == pod.netns && other.entry.node == pod.entry.node
+                };
+                // To a later pod of its own a node hands it over by itself.
+                if pod.adopted && !wanted.pods.iter().any(stays) {
+                    self.hand_back(pod, &uid)?;
+                }
             }
             if let Some(program) = self.record.pods.remove(&key) {
                 end_all(&[program])?;
@@ -138,6 +145,16 @@ impl Lab {
         }
         self.record.plan = rest;
         self.remember()
+    }
+
+    /// Puts the settings of an adopted namespace back. Whoever has it next, another lab or another node, would otherwise take
+    /// ours for its own, and lose them when our node puts its own back.
+    fn hand_back(&mut self, pod: &PlannedPod, uid: &str) -> Result<()> {
+        ready::wait_until_released(self, pod, uid)?;
+        if let Some(noted) = self.record.adopted_settings.remove(&pod.netns) {
+            settings::restore(&Netns::named(pod.netns.clone()), &noted)?;
+        }
+        Ok(())
     }
 
     fn remove_nodes(&mut self, before: &Plan, wanted: &Plan) -> Result<()> {

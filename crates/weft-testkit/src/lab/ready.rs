@@ -120,6 +120,22 @@ pub(crate) fn wait_until_left(lab: &Lab, pod: &PlannedPod, uid: &str) -> Result<
     )
 }
 
+/// Waits until a node's holder has let go of a pod as well, some seconds after the mesh: until then peers that have not heard reach
+/// it. Where no holder runs there is nobody to wait for.
+pub(crate) fn wait_until_released(lab: &Lab, pod: &PlannedPod, uid: &str) -> Result<()> {
+    let socket = lab.place().admin(&pod.entry.node, "node");
+    if admin::get(&socket, "/config_dump").is_err() {
+        return Ok(());
+    }
+    let what = format!("the node to let go of {}", pod.entry.key());
+    until(&what, LONG, || {
+        let dump = admin::get_json(&socket, "/config_dump")?;
+        let held = dump["pods"].as_array().context("it lists no pods")?;
+        ensure!(held.iter().all(|pod| pod["uid"] != uid), "it holds it");
+        Ok(())
+    })
+}
+
 /// Nobody starts a node's `weft-node` again, as the kubelet would.
 fn check_holder(lab: &Lab, node: &str) -> Result<()> {
     match lab.record().nodes.get(node) {
