@@ -3,7 +3,8 @@
 //! Method: the distribution's kernel package is downloaded and unpacked (nothing is installed), a file system in memory is made of
 //! the test program of `capture.rs` and the few programs and libraries that it needs, and qemu boots both under KVM. The guest runs
 //! the tests, and its console says how they ended. Skipped, with the reason, where there is no KVM, no qemu or no such package.
-//! A KVM that cannot run the kernel (some nested ones miss instructions) is given up for qemu's emulation, which takes minutes.
+//! A KVM that cannot run the kernel (some nested ones miss instructions, or registers that qemu sets before the first of them) is
+//! given up for qemu's emulation, which takes minutes.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
@@ -71,23 +72,32 @@ fn on_kernel(version: &str) {
     let own = std::env::current_exe().unwrap();
     let tests = [("capture-tests", capture_tests()), ("kernel-tests", own)];
     image::write(&initramfs, &tests, kernel.veth.as_deref(), &init());
-    let console = folder.path().join("console");
     let guest = Guest {
         kernel: &kernel.image,
         initramfs: &initramfs,
-        console: &console,
+        console: &folder.path().join("console"),
+        complaints: &folder.path().join("complaints"),
     };
     if !guest.runs_under_kvm() {
-        println!("this machine's KVM cannot run kernel {version}: emulating it");
+        let why = read(guest.complaints);
+        println!("this machine's KVM cannot run kernel {version}: emulating it. {why}");
         guest.boot(EMULATED).end(PATIENCE);
     }
-    let said = String::from_utf8_lossy(&std::fs::read(&console).unwrap()).into_owned();
+    let (said, complaints) = (read(guest.console), read(guest.complaints));
     let release = format!("{STARTED} {version}.");
-    assert!(said.contains(&release), "another kernel booted:\n{said}");
+    assert!(
+        said.contains(&release),
+        "not this kernel booted:\n{said}\n{complaints}"
+    );
     assert!(
         said.contains(PASSED),
         "the tests failed in the guest:\n{said}"
     );
+}
+
+/// What stands in a file, whatever its bytes; nothing where there is none.
+fn read(file: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).into_owned()
 }
 
 /// Downloads are kept beside what cargo builds.
@@ -149,6 +159,8 @@ struct Guest<'a> {
     kernel: &'a Path,
     initramfs: &'a Path,
     console: &'a Path,
+    /// What qemu itself has to say.
+    complaints: &'a Path,
 }
 
 /// A guest that runs; it ends when dropped.
@@ -161,8 +173,9 @@ impl<'a> Guest<'a> {
     /// Whether the tests have run to their end. `false` if the kernel does not even start.
     fn runs_under_kvm(&self) -> bool {
         let mut running = self.boot(UNDER_KVM);
-        // qemu stops a guest that it cannot go on with, and stays.
-        if !running.until(START_PATIENCE, |said| said.contains(STARTED)) {
+        // qemu stops a guest that it cannot go on with, and stays; where it cannot even begin, it ends.
+        running.until(START_PATIENCE, |said| said.contains(STARTED));
+        if !running.said().contains(STARTED) {
             return false;
         }
         running.end(PATIENCE);
@@ -181,7 +194,7 @@ impl<'a> Guest<'a> {
             .arg("-serial")
             .arg(format!("file:{}", self.console.display()))
             .stdin(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(self.complaints).unwrap())
             .spawn()
             .unwrap();
         Running {
@@ -211,7 +224,7 @@ impl Running<'_> {
     }
 
     fn said(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.console).unwrap_or_default()).into_owned()
+        read(self.console)
     }
 }
 
