@@ -58,13 +58,9 @@ pub(crate) fn start(worker: &Rc<Worker>, pod: &Arc<Pod>, until: &Shutdown) -> io
         (Side::Inbound, &listeners.inbound),
         (Side::Hbone, &listeners.hbone),
     ] {
-        // Accepted sockets inherit options from their listener: one system call instead of one for each.
-        let options = socket2::SockRef::from(listener);
-        options.set_tcp_nodelay(true)?;
-        // As `socket::reset_when_killed`. A tunnel tells its end in frames, so what ends without them was cut anyway.
-        if side != Side::Hbone {
-            options.set_linger(Some(Duration::ZERO))?;
-        }
+        // Accepted sockets inherit the option from their listener: one system call instead of one for each. Not so with what
+        // older proxies, which accept from the same listener while they drain, do not know of.
+        socket2::SockRef::from(listener).set_tcp_nodelay(true)?;
         let watched = Watched(Arc::clone(listener));
         // SAFETY: `Watched` owns a share of the descriptor for as long as the AsyncFd owns it, and always names the same.
         let watched = unsafe { AsyncFd::register_with_interest(watched, Interest::READABLE) }?;
@@ -120,6 +116,10 @@ fn serve(worker: &Rc<Worker>, pod: &Arc<Pod>, side: Side, stream: OwnedFd, peer:
             return;
         }
     };
+    // A tunnel tells its end in frames: what ends without them was cut anyway.
+    if side != Side::Hbone {
+        socket::reset_when_killed(&stream);
+    }
     let flows = worker.shared.flows.clone();
     let (worker, pod) = (Rc::clone(worker), Arc::clone(pod));
     match side {

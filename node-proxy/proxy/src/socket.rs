@@ -9,9 +9,10 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
 /// How long a TCP connect may take; Istio's node proxy waits as long.
@@ -52,10 +53,10 @@ pub(crate) fn reset(stream: TcpStream) {
 }
 
 /// Makes the kernel reset the connection when this process is killed, instead of ending it as if its other end had; a relay
-/// clears it where that end has come. Connections inherit it from their listener (`accept`).
-pub(crate) fn reset_when_killed(stream: &TcpStream) {
+/// clears it where that end has come. Also for a socket that is not connected yet.
+pub(crate) fn reset_when_killed(socket: &impl AsFd) {
     // Fails only on a socket that is not connected any more; there is nobody left to tell.
-    let _ = stream.set_zero_linger();
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
 /// Connects an unconnected socket, from `source` when given (any free port of it), within ten seconds.

@@ -65,6 +65,7 @@ async fn try_deliver(
     client: ClientAddr,
 ) -> Result<Undecided, Failure> {
     let socket = pod.stock.take(family_of(to.ip())).await?;
+    socket::reset_when_killed(&socket);
     storage
         .set_client(socket.as_fd(), client)
         .map_err(|error| Failure::Local {
@@ -74,7 +75,6 @@ async fn try_deliver(
     let stream = socket::connect(socket, None, to)
         .await
         .map_err(|source| Failure::Connect { to, source })?;
-    socket::reset_when_killed(&stream);
     let stream = Undecided::new(stream);
     match storage.client_state(stream.stream().as_fd()) {
         Ok(ClientState::Stored) => Ok(stream),

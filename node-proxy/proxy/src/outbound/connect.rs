@@ -336,11 +336,11 @@ async fn plain(
     });
     let from = source_for(source, to)?;
     let socket = source.pod.stock.take(family_of(to.ip())).await?;
+    socket::reset_when_killed(&socket);
     let stream = socket::connect(socket, Some(from), to)
         .await
         .map_err(|source| Failure::Connect { to, source })?;
     watch_peer(&stream);
-    socket::reset_when_killed(&stream);
     Ok(stream)
 }
 
