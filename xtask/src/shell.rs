@@ -3,6 +3,7 @@
 //! In: program names and arguments. Out: their exit status as an error that names the command.
 //! Not here: anything that one verb alone needs.
 
+use std::fmt::Arguments;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -30,6 +31,17 @@ pub(crate) fn cargo() -> Command {
 /// Prints a line of progress on standard error. Whoever read it may be gone: that is no reason to leave a lab half-made.
 pub(crate) fn progress(text: &str) {
     let _ = writeln!(std::io::stderr(), "==> {text}");
+}
+
+/// Prints a line of a result on standard output, as [`progress`] does: a terminal that is gone must not end what has to be
+/// taken down.
+pub(crate) fn say(text: Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints a line on standard error as it is.
+pub(crate) fn note(text: Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Prints a warning on standard error.

@@ -68,23 +68,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut tally = Tally::default();
     let count = binaries.len();
     for (index, binary) in binaries.iter().enumerate() {
-        eprintln!(
-            "==> [{}/{count}] {:?}: {}",
-            index + 1,
-            binary.group,
-            binary.name
-        );
+        let Binary { group, name, .. } = binary;
+        shell::progress(&format!("[{}/{count}] {group:?}: {name}", index + 1));
         let result = binary.run(&run, args.filter.as_deref(), BINARY_LIMIT)?;
         if let Err(interrupted) = interrupt::check() {
             return Err(run.take_down(interrupted));
         }
         tally.add(result);
     }
-    eprintln!(
-        "==> {} test programs in {} s",
-        count,
-        started.elapsed().as_secs()
-    );
+    let seconds = started.elapsed().as_secs();
+    shell::progress(&format!("{count} test programs in {seconds} s"));
     tally.print();
     if tally.failed > 0 {
         bail!("{} tests failed", tally.failed);

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::field::{Column, ECHO, HTTP, IPERF};
 use super::{latency, process};
+use crate::shell;
 
 /// Something to measure.
 #[derive(Clone, Copy)]
@@ -158,11 +159,8 @@ fn http(
             .filter_map(|word| word.trim_end_matches(',').parse::<u64>().ok());
         let failed: u64 = failed.sum();
         if failed > 0 {
-            eprintln!(
-                "    {}: {failed} failed requests ({})",
-                column.name,
-                errors.trim()
-            );
+            let (name, errors) = (column.name, errors.trim());
+            shell::warn(&format!("{name}: {failed} failed requests ({errors})"));
         }
     }
     let rate = field("Requests/sec:").and_then(|text| text.trim().parse().ok());

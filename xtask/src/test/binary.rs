@@ -17,6 +17,7 @@ use super::Group;
 use super::cleanup::Run;
 use super::report::Tally;
 use super::words::Words;
+use crate::shell;
 
 /// A test program.
 pub(super) struct Binary {
@@ -111,7 +112,7 @@ impl Binary {
         if reader.in_failures || line == "failures:" {
             reader.in_failures = true;
             reader.words.read(line);
-            println!("    {line}");
+            shell::say(format_args!("    {line}"));
             return;
         }
         let Some((name, result)) = line
@@ -124,7 +125,7 @@ impl Binary {
         if result == "ok" {
             tally.passed += 1;
             if self.one_by_one {
-                eprintln!("    {name}: ok");
+                shell::note(format_args!("    {name}: ok"));
             }
         } else if let Some(reason) = result.strip_prefix("ignored") {
             let reason = reason.trim_start_matches(", ");

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use super::words::Words;
+use crate::shell;
 
 /// What became of tests.
 #[derive(Default)]
@@ -40,7 +41,7 @@ impl Tally {
     /// Counts a failure.
     pub(super) fn fail(&mut self, program: &str, test: &str, why: &str) {
         self.failed += 1;
-        eprintln!("    {test}: FAILED ({why})");
+        shell::note(format_args!("    {test}: FAILED ({why})"));
         self.failures.push(Failure {
             program: program.to_owned(),
             test: test.to_owned(),
@@ -115,27 +116,25 @@ impl Tally {
     pub(super) fn print(&self) {
         for failure in &self.failures {
             let Failure { program, test, why } = failure;
-            println!("failed: {program}: {test}: {why}");
+            shell::say(format_args!("failed: {program}: {test}: {why}"));
         }
         for skip in &self.skips {
-            println!("skipped: {skip}");
+            shell::say(format_args!("skipped: {skip}"));
         }
         let judged = &self.judged;
         if judged.labs > 0 {
-            println!(
+            shell::say(format_args!(
                 "oracles: {} packets recorded in {} labs, {} of them between enrolled pods ({} on the fabric), {} identities compared",
                 judged.packets,
                 judged.labs,
                 judged.between_pods,
                 judged.on_fabric,
                 judged.identities
-            );
+            ));
         }
-        println!(
-            "{} passed, {} failed, {} skipped",
-            self.passed,
-            self.failed,
-            self.skips.len()
-        );
+        let (passed, failed, skipped) = (self.passed, self.failed, self.skips.len());
+        shell::say(format_args!(
+            "{passed} passed, {failed} failed, {skipped} skipped"
+        ));
     }
 }
