@@ -22,8 +22,9 @@ struct Verb {
 }
 
 impl Verb {
-    fn start(command: &mut Command) -> Self {
-        let child = command
+    fn start(command: &Command) -> Self {
+        let child = hears_hangups(command)
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -34,7 +35,7 @@ impl Verb {
 
     fn up(lab: &CommandLine, text: &str) -> Self {
         let path = lab.write("lab.yaml", text);
-        Self::start(&mut lab.command(&["up", path.to_str().unwrap()]))
+        Self::start(&lab.command(&["up", path.to_str().unwrap()]))
     }
 
     /// Sends the signal when the condition holds.
@@ -76,6 +77,25 @@ impl Drop for Verb {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The same command under `env`, which goes on as it: SIGHUP has its usual meaning there, also when it is ignored here, as under nohup.
+fn hears_hangups(command: &Command) -> Command {
+    let mut fresh = Command::new("env");
+    fresh
+        .arg("--default-signal=HUP")
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => fresh.env(name, value),
+            None => fresh.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        fresh.current_dir(folder);
+    }
+    fresh
 }
 
 /// A program that somebody else runs in a namespace; killed when dropped.
@@ -173,7 +193,7 @@ fn under_nohup_a_closed_terminal_ends_nothing() {
     nohup.arg(up.get_program()).args(up.get_args());
     let set = up.get_envs();
     nohup.envs(set.filter_map(|(name, value)| Some((name, value?))));
-    let up = Verb::start(nohup.stdin(Stdio::null()));
+    let up = Verb::start(&nohup);
     up.interrupt_when(Signal::HUP, "the first program", || {
         !of_lab(&lab.name, &[]).is_empty()
     });
@@ -293,7 +313,7 @@ fn an_upgrade_that_is_interrupted_finishes_the_hand_over_and_leaves_the_lab_runn
     let open = weft_testkit::lab::Lab::open(&lab.name, |_| ()).unwrap();
     let node = |name: &str| program_of_node(&open, name, "weft-node").unwrap();
     let before = ["n1", "n2"].map(node);
-    let upgrade = Verb::start(&mut lab.command(&["upgrade"]));
+    let upgrade = Verb::start(&lab.command(&["upgrade"]));
     upgrade.interrupt_when(Signal::INT, "the successor on n1", || {
         node("n1") != before[0]
     });
@@ -354,14 +374,14 @@ fn a_demo_leaves_a_lab_in_use_alone_and_clears_away_one_of_a_demo_that_was_kille
     assert!(demo.lab(&["down"]).status.success());
 
     let pod = Netns::named("weft.demo.pod.default.batch");
-    let killed = Verb::start(&mut demo_command());
+    let killed = Verb::start(&demo_command());
     killed.interrupt_when(Signal::STOP, "a pod", || pod.exists());
     expect_refusal("a demo that runs");
     assert!(pod.exists());
     assert!(killed.running.signal(Signal::KILL));
     killed.end();
 
-    let next = Verb::start(&mut demo_command());
+    let next = Verb::start(&demo_command());
     next.interrupt_when(Signal::INT, "the next demo's own lab", || {
         let lab = weft_testkit::lab::Lab::open("demo", |_| ());
         lab.is_ok_and(|lab| lab.record().owner == Some(next.running))
@@ -408,7 +428,7 @@ fn a_demo_that_is_interrupted_leaves_nothing() {
     let Some((_guard, demo)) = demo_name() else {
         return;
     };
-    let verb = Verb::start(&mut demo_command());
+    let verb = Verb::start(&demo_command());
     let pod = Netns::named("weft.demo.pod.default.batch");
     verb.interrupt_when(Signal::INT, "a pod", || pod.exists());
     let (code, out, errors) = verb.end();

@@ -3,7 +3,7 @@
 //! Method: neighbours on one bridge, one of them of the mesh and one not, call a pod of the mesh at its link-local addresses, and
 //! at its usual ones from their link-local ones. A call that nobody refuses is the control.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream};
 
 use socket2::{Domain, Socket, Type};
@@ -35,7 +35,15 @@ fn calls_by_link_local_addresses_are_plaintext_and_from_them_are_as_any_other() 
         let echoes = |from: &str, source: Option<SocketAddr>, to: SocketAddr| {
             let outcome = echo(&lab.netns(from), source, to);
             if let Err(error) = &outcome {
-                println!("strict {strict}: {from} {source:?} to {to}: {error:#}");
+                let kind = error.downcast_ref().map(std::io::Error::kind);
+                let is_reset = matches!(
+                    kind,
+                    Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+                );
+                assert!(
+                    is_reset,
+                    "strict {strict}: {from} {source:?} to {to}: {error:#}"
+                );
             }
             outcome.is_ok()
         };
