@@ -21,8 +21,15 @@ fn among(config: &Config, machine: impl FnOnce() -> Vec<IpAddr>) -> BTreeSet<IpA
     let names = config.server_names.iter();
     let named = names.filter_map(|name| name.parse::<IpAddr>().ok());
     let mut own: BTreeSet<IpAddr> = named.chain(listens()).collect();
-    if listens().any(|address| address.to_canonical().is_unspecified()) {
-        own.extend(machine());
+    let wildcards = listens().map(|address| address.to_canonical());
+    let wildcards: Vec<IpAddr> = wildcards.filter(IpAddr::is_unspecified).collect();
+    // `[::]` accepts connections over IPv4 as well.
+    let serves = |address: &IpAddr| {
+        let mut all = wildcards.iter();
+        all.any(|wildcard| wildcard.is_ipv6() || address.is_ipv4())
+    };
+    if !wildcards.is_empty() {
+        own.extend(machine().into_iter().filter(serves));
     }
     own.into_iter()
         .map(|address| address.to_canonical())
@@ -30,13 +37,13 @@ fn among(config: &Config, machine: impl FnOnce() -> Vec<IpAddr>) -> BTreeSet<IpA
         .collect()
 }
 
-/// The addresses of the machine's interfaces that are up. One that is not carries what others answer for: kube-proxy (IPVS) and
-/// node-local DNS caches put the addresses of Services on such an interface of every node.
+/// The addresses of the machine's interfaces that are up and no dummies. The others carry what others answer for: kube-proxy
+/// (IPVS) puts the addresses of Services on a dummy of every node that is down, kube-router on one that is up.
 fn machine() -> Vec<IpAddr> {
     match weft_runtime::interface_addresses() {
         Ok(all) => all
             .into_iter()
-            .filter(|address| address.is_up)
+            .filter(|address| address.is_up && !address.is_dummy)
             .map(|address| address.ip)
             .collect(),
         Err(error) => {
@@ -65,12 +72,19 @@ mod tests {
     #[test]
     fn who_listens_on_all_addresses_has_all_of_the_machine() {
         let machine = ["192.0.2.7", "fd00::7"];
-        assert_eq!(own(&[]), machine, "the default");
-        for all in ["0.0.0.0:1", "[::]:1", "[::ffff:0.0.0.0]:1"] {
-            assert_eq!(own(&["--listen", all]), machine, "{all}");
-        }
+        assert_eq!(own(&["--listen", "[::]:1"]), machine);
         let metrics = ["--listen", "10.0.0.1:1", "--metrics-address", "[::]:2"];
         assert_eq!(own(&metrics), ["10.0.0.1", "192.0.2.7", "fd00::7"]);
+    }
+
+    #[test]
+    fn who_listens_on_all_addresses_of_ipv4_has_those_of_the_machine() {
+        assert_eq!(own(&[]), ["192.0.2.7"], "the default");
+        for all in ["0.0.0.0:1", "[::ffff:0.0.0.0]:1"] {
+            assert_eq!(own(&["--listen", all]), ["192.0.2.7"], "{all}");
+        }
+        let both = ["--listen", "0.0.0.0:1", "--metrics-address", "[::]:2"];
+        assert_eq!(own(&both), ["192.0.2.7", "fd00::7"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Addresses of network interfaces.
 //!
-//! In: the network namespace of the calling thread. Out: every IP address there, and whether its interface is up. Not here:
-//! which of them count.
+//! In: the network namespace of the calling thread. Out: every IP address there, and what is told of its interface.
+//! Not here: which of them count.
 
 #![expect(unsafe_code, reason = "getifaddrs has no safe wrapper here")]
 
@@ -16,6 +16,8 @@ pub struct InterfaceAddress {
     pub ip: IpAddr,
     /// Whether somebody has set its interface up.
     pub is_up: bool,
+    /// Whether its interface has the flags of the kernel's dummy driver, through which nothing comes and goes.
+    pub is_dummy: bool,
 }
 
 /// All addresses of the thread's network namespace, loopback ones too.
@@ -32,14 +34,24 @@ pub fn interface_addresses() -> io::Result<Vec<InterfaceAddress>> {
         let entry = unsafe { &*next };
         // SAFETY: ifa_addr is null or points to a socket address of the size that its family says.
         if let Some(ip) = unsafe { ip_of(entry.ifa_addr) } {
-            let is_up = entry.ifa_flags & libc::IFF_UP.cast_unsigned() != 0;
-            found.push(InterfaceAddress { ip, is_up });
+            let flags = entry.ifa_flags.cast_signed();
+            found.push(InterfaceAddress {
+                ip,
+                is_up: flags & libc::IFF_UP != 0,
+                is_dummy: is_dummy(flags),
+            });
         }
         next = entry.ifa_next;
     }
     // SAFETY: list came from getifaddrs and nothing borrows from it any more.
     unsafe { libc::freeifaddrs(list) };
     Ok(found)
+}
+
+/// The driver's name is not among the flags. IPVLAN in its L3 modes has no ARP either, but multicast, which a dummy has not.
+fn is_dummy(flags: libc::c_int) -> bool {
+    let asked = libc::IFF_BROADCAST | libc::IFF_NOARP | libc::IFF_MULTICAST;
+    flags & asked == libc::IFF_BROADCAST | libc::IFF_NOARP
 }
 
 /// # Safety

@@ -119,7 +119,7 @@ fn a_controller_that_listens_everywhere_refuses_the_addresses_of_its_machine() {
         return;
     }
     let machine = Machine::new();
-    let names = "clusterIPs: [192.0.2.1, 198.51.100.1, 192.0.2.2, 10.96.1.1], ports";
+    let names = "clusterIPs: [192.0.2.1, 198.51.100.1, 192.0.2.2, 192.0.2.3, 10.96.1.1], ports";
     let text = service("s", "192.0.2.1").replace("ports", names);
     let flags = ["--listen", "0.0.0.0:0"];
     let controller = Controller::inside(&machine.0, &[("s.yaml", &text)], &flags);
@@ -133,11 +133,12 @@ fn a_controller_that_listens_everywhere_refuses_the_addresses_of_its_machine() {
     );
     let services = &controller.status()["services"];
     let addresses = services[0]["addresses"].to_string();
-    assert_eq!(addresses, r#"["192.0.2.2","10.96.1.1"]"#);
+    assert_eq!(addresses, r#"["192.0.2.2","192.0.2.3","10.96.1.1"]"#);
 }
 
-/// A network namespace with two addresses of its own and one of a Service, as kube-proxy with IPVS puts it on every node;
-/// deleted when dropped.
+/// A network namespace with two addresses of its own and two of Services: one on an interface that is down, as kube-proxy with
+/// IPVS puts it on every node, one on a dummy that is up, as kube-router does. Not every kernel has the dummy driver, so a veth
+/// with its flags stands for it. Deleted when dropped.
 struct Machine(Netns);
 
 impl Machine {
@@ -148,6 +149,9 @@ address add 192.0.2.1/24 dev eth0
 address add 198.51.100.1/24 dev eth0
 link set eth0 up
 address add 192.0.2.2/32 dev vips
+link add dummy0 type veth peer name other
+link set dummy0 arp off multicast off up
+address add 192.0.2.3/32 dev dummy0
 ";
         this.0.ip_batch(lines).unwrap();
         this
