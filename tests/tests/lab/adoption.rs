@@ -1,5 +1,9 @@
 //! Network namespaces made by others: adopted, left as they were, and in one lab at a time.
 
+use rustix::process::Signal;
+use weft_testkit::lab::program::Running;
+use weft_testkit::wait::SHORT;
+
 use super::*;
 
 /// Two namespaces of the test's own, joined by a link, with addresses that no lab would give; deleted when dropped.
@@ -102,6 +106,47 @@ fn a_namespace_that_goes_from_lab_to_lab_is_in_the_end_as_it_was() {
     assert_eq!(setting(x), in_the_mesh, "the first lab took it back");
     assert!(second.lab(&["down"]).status.success());
     assert_eq!(setting(x), before, "the second lab noted a wrong value");
+}
+
+#[test]
+fn an_edit_that_takes_a_namespace_out_outlives_a_node_that_dies_before_it_lets_go() {
+    if !has_xtask() {
+        return;
+    }
+    let pair = Foreign::pair("dies");
+    let x = &pair.ends[0];
+    let before = setting(x);
+    let lab = CommandLine::new("dies");
+    let with = format!(
+        "nodes: [{{name: n1}}]\npods: [{{name: a, node: n1, netns: {}}}]\n",
+        x.name()
+    );
+    let document = lab.up(&with).unwrap();
+    assert_ne!(setting(x), before);
+    let node = &document["nodes"][0];
+    lab.write("lab.yaml", "nodes: [{name: n1}]\n");
+    // The mesh lets go of it first, the node seconds later: in between the node is killed.
+    let log = Path::new("/run/weft-lab")
+        .join(&lab.name)
+        .join("log/watcher.log");
+    until("the wait for the node", LONG, || {
+        let said = std::fs::read_to_string(&log)?;
+        anyhow::ensure!(said.contains("the node to let go of default/a"), "{said}");
+        Ok(())
+    })
+    .unwrap();
+    let pid = i32::try_from(node["nodePid"].as_i64().unwrap()).unwrap();
+    let holder = Running::of(pid).expect("it runs");
+    assert!(holder.signal(Signal::KILL));
+    // Far below the bound of the wait for a node that lives.
+    until("the edit to be applied", SHORT * 3, || {
+        let edit = lab.status()["edit"].clone();
+        anyhow::ensure!(edit["pending"] == false, "{edit}");
+        assert_eq!(edit["applied"], true, "{edit}");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(setting(x), before);
 }
 
 #[test]

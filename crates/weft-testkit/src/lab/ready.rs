@@ -11,6 +11,7 @@ use anyhow::{Context as _, Error, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::admin;
+use crate::interrupt::Interrupted;
 use crate::lab::instance::Lab;
 use crate::lab::plan::{PlannedPod, controller_address};
 use crate::lab::program::{Running, tail};
@@ -121,19 +122,30 @@ pub(crate) fn wait_until_left(lab: &Lab, pod: &PlannedPod, uid: &str) -> Result<
 }
 
 /// Waits until a node's holder has let go of a pod as well, some seconds after the mesh: until then peers that have not heard reach
-/// it. Where no holder runs there is nobody to wait for.
+/// it. A holder that has ended holds nothing. One that never lets go, because no agent runs to tell it, is told as a warning: who
+/// waits goes on.
 pub(crate) fn wait_until_released(lab: &Lab, pod: &PlannedPod, uid: &str) -> Result<()> {
-    let socket = lab.place().admin(&pod.entry.node, "node");
-    if admin::get(&socket, "/config_dump").is_err() {
-        return Ok(());
-    }
+    let node = &pod.entry.node;
+    let socket = lab.place().admin(node, "node");
+    let holder = lab.record().nodes.get(node);
     let what = format!("the node to let go of {}", pod.entry.key());
-    until(&what, LONG, || {
+    lab.say(&format!("waiting for {what}"));
+    let outcome = until(&what, LONG, || {
+        if !holder.is_some_and(|holder| holder.alive()) {
+            return Ok(());
+        }
         let dump = admin::get_json(&socket, "/config_dump")?;
         let held = dump["pods"].as_array().context("it lists no pods")?;
         ensure!(held.iter().all(|pod| pod["uid"] != uid), "it holds it");
         Ok(())
-    })
+    });
+    match outcome {
+        Err(error) if !error.is::<Interrupted>() => {
+            lab.say(&format!("warning: {error:#}"));
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Nobody starts a node's `weft-node` again, as the kubelet would.
