@@ -3,7 +3,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use rustix::process::Signal;
-use weft_testkit::lab::report::program_of_node;
+use weft_testkit::lab::report::{self, program_of_node};
+use weft_tests::lab::TestLab;
 
 use super::*;
 
@@ -79,4 +80,46 @@ fn the_other_node_keeps_its_programs_when_one_is_upgraded() {
     })
     .unwrap();
     load::echo(&lab.netns("a"), to, 1000).unwrap();
+}
+
+#[test]
+fn an_upgraded_node_program_that_has_ended_is_told_while_the_one_before_it_drains() {
+    if !weft_tests::is_root() {
+        return;
+    }
+    let mut lab = Builder::two_nodes()
+        .pod("a", "n1")
+        .pod("b", "n2")
+        .up()
+        .unwrap();
+    let (_server, to) = lab.serve("b", Behaviour::Echo).unwrap();
+    // What the old programs drain for.
+    let _open = load::connect_many(&lab.netns("a"), to, 1).unwrap();
+    let node = |lab: &TestLab| program_of_node(lab.lab(), "n1", "weft-node");
+    let old = node(&lab).unwrap();
+    let described = |lab: &TestLab| report::describe(lab.lab())["nodes"][0].clone();
+    assert_eq!(described(&lab)["nodePid"], old.pid);
+
+    weft_testkit::lab::upgrade(lab.lab_mut(), &build_folder(), Some("n1")).unwrap();
+    let new = node(&lab).unwrap();
+    assert_ne!(new, old);
+    let found = described(&lab);
+    assert_eq!(
+        (&found["nodePid"], &found["ended"]),
+        (&new.pid.into(), &false.into())
+    );
+    assert!(new.signal(Signal::KILL));
+    assert!(new.wait(LONG), "it does not end");
+    let found = described(&lab);
+    assert_eq!(node(&lab), Some(old), "the old one drains no more");
+    assert_eq!(
+        (&found["nodePid"], &found["ended"]),
+        (&Value::Null, &true.into())
+    );
+    let told = report::ended(&report::describe(lab.lab()));
+    assert!(
+        told.iter()
+            .any(|line| line.contains("weft-node of n1 has ended")),
+        "{told:?}"
+    );
 }

@@ -111,7 +111,8 @@ pub fn warnings(document: &Value) -> Vec<String> {
     refused.chain(others).collect()
 }
 
-/// What a document says of programs that have ended and that nobody starts again by himself.
+/// What a document says of programs that have ended and that nobody starts again by himself. While an edit is being applied,
+/// it may be the one that ends a pod's program, before it says so: then nothing is told of pods.
 pub fn ended(document: &Value) -> Vec<String> {
     let again = "take the lab down and up again";
     let list = |key: &str| document[key].as_array().into_iter().flatten();
@@ -123,7 +124,9 @@ pub fn ended(document: &Value) -> Vec<String> {
         let who = format!("weft-node of {}", text(&node["name"]));
         (node, who, &node["node"]["log"], again)
     });
-    let pods = list("pods").map(|pod| {
+    let edit = &document["edit"];
+    let is_edited = edit["pending"] == true && edit["watched"] == true;
+    let pods = list("pods").filter(|_| !is_edited).map(|pod| {
         let [namespace, name] = [&pod["namespace"], &pod["name"]].map(text);
         let who = format!("what `run` started in pod {namespace}/{name}");
         (pod, who, &pod["log"], "the next edit starts it again")
@@ -181,8 +184,12 @@ fn describe_node(lab: &Lab, node: &str, external: bool) -> Value {
         document["external"] = json!(true);
         return document;
     }
+    let started = lab.record().nodes.get(node);
     for (program, port) in METRICS_PORTS {
-        let running = program_of_node(lab, node, &format!("weft-{program}"));
+        // A `weft-node` that has been replaced and still drains does not stand for one that has ended.
+        let running = program_of_node(lab, node, &format!("weft-{program}")).filter(|running| {
+            program != "node" || started.is_none_or(|newest| running.started >= newest.started)
+        });
         document[format!("{program}Pid")] = json!(running.map(|running| running.pid));
         let log = if program == "node" {
             place.log(&format!("{node}.node"))
@@ -195,8 +202,7 @@ fn describe_node(lab: &Lab, node: &str, external: bool) -> Value {
             "log": log,
         });
     }
-    let started = lab.record().nodes.contains_key(node);
-    document["ended"] = json!(started && document["nodePid"].is_null());
+    document["ended"] = json!(started.is_some() && document["nodePid"].is_null());
     document
 }
 
@@ -208,4 +214,26 @@ pub fn controller_status(lab: &Lab) -> Result<Value> {
 fn services(lab: &Lab) -> Value {
     // A controller that is away is told by its pid.
     controller_status(lab).map_or_else(|_| json!([]), |status| status["services"].clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_pods_program_nothing_is_told_while_an_edit_is_being_applied() {
+        let told = |pending: bool, watched: bool| {
+            ended(&json!({
+                "controller": {"ended": true, "log": "c.log"},
+                "pods": [{"name": "a", "namespace": "default", "ended": true, "log": "a.log"}],
+                "edit": {"pending": pending, "watched": watched},
+            }))
+        };
+        let controller = "the controller has ended, see c.log; take the lab down and up again";
+        assert_eq!(told(true, true), [controller]);
+        for told in [told(false, true), told(true, false)] {
+            assert_eq!(told.len(), 2, "{told:?}");
+            assert!(told[1].contains("default/a has ended"), "{told:?}");
+        }
+    }
 }
