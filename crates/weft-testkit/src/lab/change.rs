@@ -150,6 +150,9 @@ impl Lab {
     /// Puts the settings of an adopted namespace back. Whoever has it next, another lab or another node, would otherwise take
     /// ours for its own, and lose them when our node puts its own back.
     fn hand_back(&mut self, pod: &PlannedPod, uid: &str) -> Result<()> {
+        // The node says so a moment before it has written its value, on a thread of its own. So ours, which is the same, is
+        // written here whatever the node does, and the next one notes it. Only a node that is later than all of what the next
+        // lab does until its node changes the setting could still write over that.
         ready::wait_until_released(self, pod, uid)?;
         if let Some(noted) = self.record.adopted_settings.remove(&pod.netns) {
             settings::restore(&Netns::named(pod.netns.clone()), &noted)?;
