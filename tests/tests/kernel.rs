@@ -194,6 +194,8 @@ impl<'a> Guest<'a> {
             .arg("-serial")
             .arg(format!("file:{}", self.console.display()))
             .stdin(Stdio::null())
+            // Not ours: whoever reads that would wait for the guest when this program is ended.
+            .stdout(Stdio::null())
             .stderr(std::fs::File::create(self.complaints).unwrap())
             .spawn()
             .unwrap();

@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for (index, binary) in binaries.iter().enumerate() {
         let Binary { group, name, .. } = binary;
         shell::progress(&format!("[{}/{count}] {group:?}: {name}", index + 1));
-        let result = binary.run(&run, args.filter.as_deref(), BINARY_LIMIT)?;
+        let result = binary.run(run.name(), args.filter.as_deref(), BINARY_LIMIT)?;
         if let Err(interrupted) = interrupt::check() {
             return Err(run.take_down(interrupted));
         }

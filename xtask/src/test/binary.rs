@@ -14,10 +14,15 @@ use weft_testkit::interrupt;
 use weft_testkit::lab::program::TEST_RUN;
 
 use super::Group;
-use super::cleanup::Run;
 use super::report::Tally;
 use super::words::Words;
 use crate::shell;
+
+/// How often a test program that says nothing is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Looks without a word from a program that has ended until nothing of its own can be under way any more.
+const SILENT_LOOKS: u32 = 5;
 
 /// A test program.
 pub(super) struct Binary {
@@ -44,7 +49,9 @@ struct Reader {
 
 impl Binary {
     /// Runs it to its end, or to the limit.
-    pub(super) fn run(&self, run: &Run, filter: Option<&str>, limit: Duration) -> Result<Tally> {
+    ///
+    /// `run` stands in its environment, and so in that of all that it starts.
+    pub(super) fn run(&self, run: &str, filter: Option<&str>, limit: Duration) -> Result<Tally> {
         let skips = std::env::temp_dir().join(format!("weft-skips-{}", std::process::id()));
         let judged = std::env::temp_dir().join(format!("weft-judged-{}", std::process::id()));
         for file in [&skips, &judged] {
@@ -54,7 +61,7 @@ impl Binary {
         command
             .current_dir(&self.folder)
             .env("CARGO_MANIFEST_DIR", &self.folder)
-            .env(TEST_RUN, run.name())
+            .env(TEST_RUN, run)
             .env("WEFT_TEST_SKIPS", &skips)
             .env("WEFT_TEST_JUDGED", &judged)
             .args(filter)
@@ -80,16 +87,25 @@ impl Binary {
         let deadline = Instant::now() + limit;
         let mut tally = Tally::default();
         let mut reader = Reader::default();
+        let mut silent = 0;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match lines.recv_timeout(left) {
+            match lines.recv_timeout(left.min(LOOK_INTERVAL)) {
                 Ok(line) => self.read(&line, &mut reader, &mut tally),
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => {
+                // What it started and left behind may hold its output open for longer than it lives.
+                Err(RecvTimeoutError::Timeout) if child.try_wait()?.is_some() => {
+                    silent += 1;
+                    if silent == SILENT_LOOKS || interrupt::came().is_some() {
+                        break;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => {
                     child.kill().context("cannot kill a test program")?;
                     tally.fail(&self.name, &reader.running, "did not end in time");
                     break;
                 }
+                Err(RecvTimeoutError::Timeout) => {}
             }
         }
         let status = child.wait().context("a test program is gone")?;
@@ -133,5 +149,33 @@ impl Binary {
         } else {
             tally.fail(&self.name, name, "failed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_testkit::lab::program::{Running, kill_all};
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_leaves_another_with_its_output_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("script");
+        let text = "sleep 600 &\necho $! > stray\necho 'test a ... ok'\n";
+        std::fs::write(&script, text).unwrap();
+        let binary = Binary {
+            group: Group::Unit,
+            name: "program".to_owned(),
+            executable: "/bin/sh".into(),
+            folder: folder.path().to_owned(),
+            one_by_one: false,
+        };
+        let limit = Duration::from_mins(1);
+        let tally = binary.run("run", script.to_str(), limit).unwrap();
+        let stray = std::fs::read_to_string(folder.path().join("stray")).unwrap();
+        let stray = Running::of(stray.trim().parse().unwrap()).expect("it lives on");
+        kill_all(&[stray]).unwrap();
+        assert_eq!((tally.passed, tally.failed), (1, 0));
     }
 }
