@@ -24,6 +24,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Looks without a word from a program that has ended until nothing of its own can be under way any more.
 const SILENT_LOOKS: u32 = 5;
 
+/// Tests clean up after themselves.
+const LEFT_BEHIND: &str = "a program is left behind that holds the output";
+
 /// A test program.
 pub(super) struct Binary {
     pub(super) group: Group,
@@ -96,7 +99,11 @@ impl Binary {
                 // What it started and left behind may hold its output open for longer than it lives.
                 Err(RecvTimeoutError::Timeout) if child.try_wait()?.is_some() => {
                     silent += 1;
-                    if silent == SILENT_LOOKS || interrupt::came().is_some() {
+                    if interrupt::came().is_some() {
+                        break;
+                    }
+                    if silent == SILENT_LOOKS {
+                        tally.fail(&self.name, &reader.running, LEFT_BEHIND);
                         break;
                     }
                 }
@@ -159,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_that_leaves_another_with_its_output_is_not_waited_for() {
+    fn a_program_that_leaves_another_with_its_output_fails_and_is_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("script");
         let text = "sleep 600 &\necho $! > stray\necho 'test a ... ok'\n";
@@ -176,6 +183,7 @@ mod tests {
         let stray = std::fs::read_to_string(folder.path().join("stray")).unwrap();
         let stray = Running::of(stray.trim().parse().unwrap()).expect("it lives on");
         kill_all(&[stray]).unwrap();
-        assert_eq!((tally.passed, tally.failed), (1, 0));
+        assert_eq!((tally.passed, tally.failed), (1, 1));
+        assert_eq!(tally.reasons().collect::<Vec<_>>(), [LEFT_BEHIND]);
     }
 }

@@ -49,6 +49,12 @@ impl Tally {
         });
     }
 
+    /// Why each failed test failed.
+    #[cfg(test)]
+    pub(super) fn reasons(&self) -> impl Iterator<Item = &str> {
+        self.failures.iter().map(|failure| failure.why.as_str())
+    }
+
     /// Puts what the failed tests said in the place of the bare fact.
     pub(super) fn explain(&mut self, words: &Words) {
         for failure in &mut self.failures {
