@@ -13,6 +13,10 @@ use anyhow::{Context as _, Result, bail};
 use weft_testkit::interrupt;
 use weft_testkit::lab::{Occupant, down, occupant};
 
+mod pulse;
+
+pub(crate) use pulse::{Heartbeat, Pulse, on_terminal};
+
 /// The workspace's root folder, the one that holds `Cargo.toml` and `Cargo.lock`.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -103,7 +107,10 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 pub(crate) fn step(what: &str, command: &mut Command) -> Result<()> {
     progress(what);
     let started = Instant::now();
-    run(command)?;
+    {
+        let _alive = Heartbeat::begin(what);
+        run(command)?;
+    }
     progress(&format!(
         "{what}: done in {} s",
         started.elapsed().as_secs()
@@ -139,10 +146,8 @@ pub(crate) fn build_programs() -> Result<PathBuf> {
     if std::env::var_os("WEFT_XTASK_NO_BUILD").is_some() {
         return own_folder();
     }
-    progress("building weft-node, weft-agent, weft-proxy, weft-controller and the test peer");
-    run(cargo().args([
-        "build",
-        "--quiet",
+    let mut command = cargo();
+    command.arg("build").args(quiet()).args([
         "-p",
         "weft-node",
         "-p",
@@ -154,11 +159,18 @@ pub(crate) fn build_programs() -> Result<PathBuf> {
         "-p",
         "weft-testkit",
         "--bins",
-    ]))?;
+    ]);
+    step("building the programs and the test peer", &mut command)?;
     own_folder()
 }
 
-fn own_folder() -> Result<PathBuf> {
+/// For cargo: on a terminal its progress is shown, in a log its hundreds of lines are not.
+pub(crate) fn quiet() -> Option<&'static str> {
+    (!on_terminal()).then_some("--quiet")
+}
+
+/// Where this program was built, and with it all others.
+pub(crate) fn own_folder() -> Result<PathBuf> {
     let this = std::env::current_exe().context("cannot find this program's own path")?;
     Ok(this
         .parent()

@@ -14,11 +14,13 @@ use weft_testkit::interrupt;
 
 mod binary;
 mod cleanup;
+mod reader;
 mod report;
+mod transcript;
 mod words;
 
 use crate::{setup, shell};
-use binary::Binary;
+use binary::{Binary, Terms};
 use report::Tally;
 
 /// The package of the system tests.
@@ -66,11 +68,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(!binaries.is_empty(), "no test belongs to these groups");
     let started = Instant::now();
     let mut tally = Tally::default();
+    let logs = shell::own_folder()?.join("test-logs");
+    let terms = Terms {
+        run: run.name(),
+        filter: args.filter.as_deref(),
+        limit: BINARY_LIMIT,
+        logs: &logs,
+    };
     let count = binaries.len();
     for (index, binary) in binaries.iter().enumerate() {
         let Binary { group, name, .. } = binary;
         shell::progress(&format!("[{}/{count}] {group:?}: {name}", index + 1));
-        let result = binary.run(run.name(), args.filter.as_deref(), BINARY_LIMIT)?;
+        let result = binary.run(&terms)?;
         if let Err(interrupted) = interrupt::check() {
             return Err(run.take_down(interrupted));
         }
@@ -80,29 +89,32 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     shell::progress(&format!("{count} test programs in {seconds} s"));
     tally.print();
     if tally.failed > 0 {
-        bail!("{} tests failed", tally.failed);
+        let (failed, logs) = (tally.failed, logs.display());
+        bail!("{failed} tests failed; all that was said is in {logs}");
     }
     Ok(())
 }
 
 /// Builds every test program and says which group it belongs to.
 fn build() -> Result<Vec<Binary>> {
-    shell::progress("building the tests");
+    let what = "building the tests";
+    shell::progress(what);
     let started = Instant::now();
-    let messages = shell::output(shell::cargo().args([
-        "test",
+    let mut command = shell::cargo();
+    command.arg("test").args(shell::quiet()).args([
         "--workspace",
         "--lib",
         "--bins",
         "--tests",
         "--no-run",
-        "--quiet",
         "--message-format=json-render-diagnostics",
-    ]))?;
-    shell::progress(&format!(
-        "building the tests: done in {} s",
-        started.elapsed().as_secs()
-    ));
+    ]);
+    let messages = {
+        let _alive = shell::Heartbeat::begin(what);
+        shell::output(&mut command)?
+    };
+    let seconds = started.elapsed().as_secs();
+    shell::progress(&format!("{what}: done in {seconds} s"));
     let mut found = BTreeMap::new();
     for line in messages.lines() {
         let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else {

@@ -1,12 +1,10 @@
-//! One test program of libtest: running it, reading what it says.
+//! One test program: running it to its end.
 //!
-//! In: an executable. Out: a [`Tally`]. Names of failed tests are printed as they come, and their
-//! output at the end. A program that does not end is killed and counts as a failure.
+//! In: an executable. Out: a [`Tally`]. A program that does not end is killed and counts as a failure.
 
-use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -14,8 +12,9 @@ use weft_testkit::interrupt;
 use weft_testkit::lab::program::TEST_RUN;
 
 use super::Group;
+use super::reader::{Reader, lines};
 use super::report::Tally;
-use super::words::Words;
+use super::transcript::Transcript;
 use crate::shell;
 
 /// How often a test program that says nothing is looked at.
@@ -26,6 +25,9 @@ const SILENT_LOOKS: u32 = 5;
 
 /// Tests clean up after themselves.
 const LEFT_BEHIND: &str = "a program is left behind that holds the output";
+
+/// A program that took longer than this is told with its time.
+const WORTH_TELLING: Duration = Duration::from_secs(5);
 
 /// A test program.
 pub(super) struct Binary {
@@ -38,123 +40,124 @@ pub(super) struct Binary {
     pub(super) one_by_one: bool,
 }
 
-/// How far its output has been read.
-#[derive(Default)]
-struct Reader {
-    /// The test that has begun last, as far as can be told.
-    running: String,
-    /// The list of failures is being read.
-    in_failures: bool,
-    words: Words,
+/// What all programs of a run are run with.
+pub(super) struct Terms<'a> {
+    /// The mark in the environment of all that this run starts.
+    pub(super) run: &'a str,
+    /// Only tests whose name contains this.
+    pub(super) filter: Option<&'a str>,
+    /// Until a program has to end.
+    pub(super) limit: Duration,
+    /// Where transcripts go.
+    pub(super) logs: &'a Path,
+}
+
+/// The files in which tests note what libtest cannot count.
+struct Notes {
+    skips: PathBuf,
+    judged: PathBuf,
 }
 
 // === impl Binary ===
 
 impl Binary {
     /// Runs it to its end, or to the limit.
-    ///
-    /// `run` stands in its environment, and so in that of all that it starts.
-    pub(super) fn run(&self, run: &str, filter: Option<&str>, limit: Duration) -> Result<Tally> {
-        let skips = std::env::temp_dir().join(format!("weft-skips-{}", std::process::id()));
-        let judged = std::env::temp_dir().join(format!("weft-judged-{}", std::process::id()));
-        for file in [&skips, &judged] {
-            let _ = std::fs::remove_file(file);
+    pub(super) fn run(&self, terms: &Terms<'_>) -> Result<Tally> {
+        let started = Instant::now();
+        let notes = Notes::begin();
+        let transcript = Transcript::begin(terms.logs, &self.name)?;
+        let mut child = self.start(terms, &notes, &transcript)?;
+        let mut reader = Reader::begin(&self.name, self.one_by_one, transcript);
+        let _ends = interrupt::end_with_us(&child);
+        let lines = lines(child.stdout.take().expect("stdout is piped"));
+        follow(&mut child, &lines, terms.limit, &mut reader)?;
+        let status = child.wait().context("a test program is gone")?;
+        if interrupt::check_after(status).is_err() {
+            return Ok(reader.end());
         }
+        if !status.success() && reader.failed() == 0 {
+            reader.fail(&format!("ended with {status}"));
+        }
+        let mut tally = reader.end();
+        tally.take_skips(&self.name, &notes.skips);
+        tally.take_judged(&notes.judged);
+        if started.elapsed() > WORTH_TELLING {
+            let (passed, seconds) = (tally.passed, started.elapsed().as_secs());
+            shell::note(format_args!("    {passed} passed in {seconds} s"));
+        }
+        Ok(tally)
+    }
+
+    fn start(&self, terms: &Terms<'_>, notes: &Notes, transcript: &Transcript) -> Result<Child> {
         let mut command = Command::new(&self.executable);
         command
             .current_dir(&self.folder)
             .env("CARGO_MANIFEST_DIR", &self.folder)
-            .env(TEST_RUN, run)
-            .env("WEFT_TEST_SKIPS", &skips)
-            .env("WEFT_TEST_JUDGED", &judged)
-            .args(filter)
+            .env(TEST_RUN, terms.run)
+            .env("WEFT_TEST_SKIPS", &notes.skips)
+            .env("WEFT_TEST_JUDGED", &notes.judged)
+            .args(terms.filter)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit());
+            .stderr(transcript.errors()?);
         if self.one_by_one {
             command.arg("--test-threads=1");
         }
-        let mut child = command
+        command
             .spawn()
-            .with_context(|| format!("cannot start {}", self.executable.display()))?;
-        let _ends = interrupt::end_with_us(&child);
-        let output = child.stdout.take().expect("stdout is piped");
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        let deadline = Instant::now() + limit;
-        let mut tally = Tally::default();
-        let mut reader = Reader::default();
-        let mut silent = 0;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match lines.recv_timeout(left.min(LOOK_INTERVAL)) {
-                Ok(line) => self.read(&line, &mut reader, &mut tally),
-                Err(RecvTimeoutError::Disconnected) => break,
-                // What it started and left behind may hold its output open for longer than it lives.
-                Err(RecvTimeoutError::Timeout) if child.try_wait()?.is_some() => {
-                    silent += 1;
-                    if interrupt::came().is_some() {
-                        break;
-                    }
-                    if silent == SILENT_LOOKS {
-                        tally.fail(&self.name, &reader.running, LEFT_BEHIND);
-                        break;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) if left.is_zero() => {
-                    child.kill().context("cannot kill a test program")?;
-                    tally.fail(&self.name, &reader.running, "did not end in time");
-                    break;
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
-        let status = child.wait().context("a test program is gone")?;
-        if interrupt::check_after(status).is_err() {
-            return Ok(tally);
-        }
-        if !status.success() && tally.failed == 0 {
-            tally.fail(&self.name, &reader.running, &format!("ended with {status}"));
-        }
-        tally.explain(&reader.words);
-        tally.take_skips(&self.name, &skips);
-        tally.take_judged(&judged);
-        Ok(tally)
+            .with_context(|| format!("cannot start {}", self.executable.display()))
     }
+}
 
-    /// One line of libtest. Its forms: `test NAME ... ok`, `... FAILED`, `... ignored, REASON`;
-    /// with one thread the name comes first and the result when the test has ended.
-    fn read(&self, line: &str, reader: &mut Reader, tally: &mut Tally) {
-        // Below the results come the words of failed tests, which may look like results themselves.
-        if reader.in_failures || line == "failures:" {
-            reader.in_failures = true;
-            reader.words.read(line);
-            shell::say(format_args!("    {line}"));
-            return;
+// === impl Notes ===
+
+impl Notes {
+    /// Without what an earlier program noted.
+    fn begin() -> Self {
+        let path = |what| std::env::temp_dir().join(format!("weft-{what}-{}", std::process::id()));
+        let (skips, judged) = (path("skips"), path("judged"));
+        for file in [&skips, &judged] {
+            let _ = std::fs::remove_file(file);
         }
-        let Some((name, result)) = line
-            .strip_prefix("test ")
-            .and_then(|rest| rest.split_once(" ... "))
-        else {
-            return;
-        };
-        name.clone_into(&mut reader.running);
-        if result == "ok" {
-            tally.passed += 1;
-            if self.one_by_one {
-                shell::note(format_args!("    {name}: ok"));
+        Self { skips, judged }
+    }
+}
+
+/// Reads until the program has closed its output, or has to be given up.
+fn follow(
+    child: &mut Child,
+    lines: &Receiver<String>,
+    limit: Duration,
+    reader: &mut Reader,
+) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    let mut pulse = shell::Pulse::begin();
+    let mut silent = 0;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match lines.recv_timeout(left.min(LOOK_INTERVAL)) {
+            Ok(line) => reader.read(&line),
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            // What it started and left behind may hold its output open for longer than it lives.
+            Err(RecvTimeoutError::Timeout) if child.try_wait()?.is_some() => {
+                silent += 1;
+                if interrupt::came().is_some() {
+                    return Ok(());
+                }
+                if silent == SILENT_LOOKS {
+                    reader.fail(LEFT_BEHIND);
+                    return Ok(());
+                }
             }
-        } else if let Some(reason) = result.strip_prefix("ignored") {
-            let reason = reason.trim_start_matches(", ");
-            tally.skip(&self.name, name, reason);
-        } else {
-            tally.fail(&self.name, name, "failed");
+            Err(RecvTimeoutError::Timeout) if left.is_zero() => {
+                child.kill().context("cannot kill a test program")?;
+                reader.fail("did not end in time");
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Some(minutes) = pulse.beat() {
+            shell::note(format_args!("    {minutes} min: {}", reader.state()));
         }
     }
 }
@@ -178,8 +181,13 @@ mod tests {
             folder: folder.path().to_owned(),
             one_by_one: false,
         };
-        let limit = Duration::from_mins(1);
-        let tally = binary.run("run", script.to_str(), limit).unwrap();
+        let terms = Terms {
+            run: "run",
+            filter: script.to_str(),
+            limit: Duration::from_mins(1),
+            logs: folder.path(),
+        };
+        let tally = binary.run(&terms).unwrap();
         let stray = std::fs::read_to_string(folder.path().join("stray")).unwrap();
         let stray = Running::of(stray.trim().parse().unwrap()).expect("it lives on");
         kill_all(&[stray]).unwrap();

@@ -1,21 +1,32 @@
-//! Why tests failed, in a line each, out of what libtest prints below `failures:`.
+//! What failed tests said, out of what libtest prints below `failures:`.
 //!
-//! In: lines. Out: for each test the place and the message of its panic, or its error. Not here: backtraces and what else a
-//! failed test has printed; they stand above, where they were printed.
+//! In: lines. Out: for each test, in a line, the place and the message of its panic, or its error; and the end of what it
+//! printed, without backtraces. Not here: the whole of it, which is in the transcript.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
+
+use super::transcript::cut;
 
 /// Longest reason in characters: a message that shows two lists of thousands is cut.
 const REASON_MAX: usize = 400;
 
-/// The reasons read so far.
+/// Lines shown of one test, its last ones: the panic, and what was said before it.
+const LINES_MAX: usize = 30;
+
+/// What has been read so far.
 #[derive(Default)]
 pub(super) struct Words {
-    /// Whose words are being read.
-    test: Option<String>,
-    /// A panic's message is being read.
+    sections: Vec<Section>,
     in_message: bool,
-    reasons: HashMap<String, String>,
+    in_backtrace: bool,
+}
+
+/// One failed test's.
+#[derive(Default)]
+pub(super) struct Section {
+    test: String,
+    reason: String,
+    lines: VecDeque<String>,
 }
 
 // === impl Words ===
@@ -23,43 +34,81 @@ pub(super) struct Words {
 impl Words {
     /// Takes in the next line.
     pub(super) fn read(&mut self, line: &str) {
-        if let Some(name) = header(line) {
-            self.test = Some(name.to_owned());
-            self.in_message = false;
+        if let Some(test) = header(line) {
+            self.sections.push(Section {
+                test: test.to_owned(),
+                ..Section::default()
+            });
+            (self.in_message, self.in_backtrace) = (false, false);
+            return;
+        }
+        // Names of the failed tests once more, and the result.
+        if line == "failures:" {
+            self.sections.push(Section::default());
+        }
+        let Some(section) = self.sections.last_mut() else {
+            return;
+        };
+        if line == "stack backtrace:" {
+            (self.in_message, self.in_backtrace) = (false, true);
+        } else if line.starts_with("note: ") {
+            (self.in_message, self.in_backtrace) = (false, false);
+            return;
         } else if line.starts_with("thread '") && line.contains(" panicked at ") {
             let place = line.rsplit_once(" panicked at ").map(|(_, place)| place);
-            self.add(place.unwrap_or(line));
-            self.in_message = true;
+            section.add(place.unwrap_or(line));
+            (self.in_message, self.in_backtrace) = (true, false);
         } else if line.starts_with("Error: ") {
-            self.add(line);
+            section.add(line);
             self.in_message = true;
         } else if self.in_message {
-            let ends = ["stack backtrace:", "note: ", "failures:"];
-            self.in_message = !ends.iter().any(|end| line.starts_with(end));
-            if self.in_message {
-                self.add(line.trim());
-            }
+            section.add(line.trim());
+        }
+        if !self.in_backtrace {
+            section.show(line);
         }
     }
 
-    /// What a test said, if it said anything.
+    /// Why a test failed, if it said anything.
     pub(super) fn of(&self, test: &str) -> Option<&str> {
-        self.reasons.get(test).map(String::as_str)
+        let section = self.sections.iter().find(|section| section.test == test)?;
+        Some(section.reason.as_str()).filter(|reason| !reason.is_empty())
     }
 
+    /// Each failed test, and the end of what it printed.
+    pub(super) fn shown(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = &str>)> {
+        self.sections
+            .iter()
+            .filter(|section| !section.test.is_empty())
+            .map(|section| {
+                let lines = section.lines.iter().map(String::as_str);
+                (section.test.as_str(), lines)
+            })
+    }
+}
+
+// === impl Section ===
+
+impl Section {
     fn add(&mut self, words: &str) {
-        let Some(test) = &self.test else {
-            return;
-        };
-        let reason = self.reasons.entry(test.clone()).or_default();
-        let left = REASON_MAX.saturating_sub(reason.chars().count());
+        let left = REASON_MAX.saturating_sub(self.reason.chars().count());
         if left == 0 || words.is_empty() {
             return;
         }
-        if !reason.is_empty() {
-            reason.push(' ');
+        if !self.reason.is_empty() {
+            self.reason.push(' ');
         }
-        reason.extend(words.chars().take(left));
+        self.reason.extend(words.chars().take(left));
+    }
+
+    fn show(&mut self, line: &str) {
+        if line.trim().is_empty() {
+            return;
+        }
+        if self.lines.len() == LINES_MAX {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(cut(line));
     }
 }
 
@@ -72,6 +121,10 @@ fn header(line: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
+    const OUTPUT: &str = "failures:\n\n---- a::b stdout ----\nchatter\n\nthread 'a::b' (7) panicked at src/a.rs:3:5:\nassertion \
+                          failed\n  left: 1\n right: 2\nstack backtrace:\n   0: rust_begin_unwind\nnote: Some details are \
+                          omitted\nlast words\n\n---- c stdout ----\nError: \"no such thing\"\n\n\nfailures:\n    a::b\n    c\n";
+
     fn read(text: &str) -> Words {
         let mut words = Words::default();
         text.lines().for_each(|line| words.read(line));
@@ -80,11 +133,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_told_with_its_place_and_without_its_backtrace() {
-        let words = read(
-            "failures:\n\n---- a::b stdout ----\nchatter\n\nthread 'a::b' (7) panicked at src/a.rs:3:5:\nassertion failed\n  \
-             left: 1\n right: 2\nstack backtrace:\n   0: rust_begin_unwind\n\n---- c stdout ----\nError: \"no such \
-             thing\"\n\n\nfailures:\n    a::b\n    c\n",
-        );
+        let words = read(OUTPUT);
         let panic = "src/a.rs:3:5: assertion failed left: 1 right: 2";
         assert_eq!(words.of("a::b"), Some(panic));
         assert_eq!(words.of("c"), Some("Error: \"no such thing\""));
@@ -92,11 +141,41 @@ mod tests {
     }
 
     #[test]
-    fn a_long_reason_is_cut() {
+    fn what_failed_tests_printed_is_shown_without_backtraces_and_repetition() {
+        let words = read(OUTPUT);
+        let shown: Vec<(&str, Vec<&str>)> = words
+            .shown()
+            .map(|(test, lines)| (test, lines.collect()))
+            .collect();
+        let panicked = "thread 'a::b' (7) panicked at src/a.rs:3:5:";
+        assert_eq!(
+            shown,
+            [
+                (
+                    "a::b",
+                    vec![
+                        "chatter",
+                        panicked,
+                        "assertion failed",
+                        "  left: 1",
+                        " right: 2",
+                        "last words"
+                    ]
+                ),
+                ("c", vec!["Error: \"no such thing\""]),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_and_of_many_lines_the_last_are_shown() {
         let long = "é".repeat(5 * REASON_MAX);
+        let chatter = "chatter\n".repeat(2 * LINES_MAX);
         let words = read(&format!(
-            "---- a stdout ----\nthread 'a' panicked at x.rs:1:1:\n{long}\n"
+            "---- a stdout ----\n{chatter}thread 'a' panicked at x.rs:1:1:\n{long}\n"
         ));
         assert_eq!(words.of("a").unwrap().chars().count(), REASON_MAX + 1);
+        let (_, lines) = words.shown().next().unwrap();
+        assert_eq!(lines.count(), LINES_MAX);
     }
 }
