@@ -17,7 +17,9 @@ mod syscall;
 
 pub use counters::Counters;
 pub use error::BpfError;
-pub use link::{AttachType, link_cgroup_id, link_create, link_netns_inode, link_update};
+pub use link::{
+    AttachType, link_cgroup_id, link_create, link_detach, link_netns_inode, link_update,
+};
 pub use map::{Map, MapShape, SocketHash, UpdateMode, count_entries};
 pub use object::{object_get, object_pin};
 pub use socket_storage::{ClientState, SocketStorage};

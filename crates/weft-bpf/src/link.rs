@@ -25,7 +25,7 @@ pub enum AttachType {
 
 /// Attaches `program` to a cgroup or network namespace, beside the ones that are there.
 ///
-/// It detaches when the last descriptor and pin of the link are gone.
+/// It detaches a moment after the last descriptor and pin of the link are gone, or at once by [`link_detach`].
 pub fn link_create(
     program: BorrowedFd<'_>,
     target: BorrowedFd<'_>,
@@ -41,14 +41,22 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), 
     syscall::link_update(link, program).map_err(|error| BpfError::kernel("link update", error))
 }
 
-/// Inode of the network namespace that a netns link hangs on; 0 once the namespace is gone.
+/// Takes `link` off its hook before it returns, whoever else holds the link (kernel 5.9). One that is off already is no error.
+///
+/// Removing the last pin detaches as well, but later: the kernel leaves that to a worker. A program that runs at this moment
+/// may not have ended when this returns.
+pub fn link_detach(link: BorrowedFd<'_>) -> Result<(), BpfError> {
+    syscall::link_detach(link).map_err(|error| BpfError::kernel("link detach", error))
+}
+
+/// Inode of the network namespace that a netns link hangs on; 0 once the namespace is gone or the link detached.
 ///
 /// Only meaningful for links of that type.
 pub fn link_netns_inode(link: BorrowedFd<'_>) -> Result<u32, BpfError> {
     Ok(target(link)? as u32)
 }
 
-/// Id of the cgroup that a cgroup link hangs on, which is the inode of its folder; 0 once the cgroup is gone.
+/// Id of the cgroup that a cgroup link hangs on, which is the inode of its folder; 0 once the cgroup is gone or the link detached.
 ///
 /// Only meaningful for links of that type.
 pub fn link_cgroup_id(link: BorrowedFd<'_>) -> Result<u64, BpfError> {

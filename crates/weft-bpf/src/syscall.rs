@@ -18,6 +18,7 @@ const OBJ_GET_INFO_BY_FD: i32 = 15;
 const MAP_LOOKUP_AND_DELETE_ELEM: i32 = 21;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
+const LINK_DETACH: i32 = 34;
 
 #[repr(C)]
 #[derive(Default)]
@@ -61,6 +62,11 @@ struct LinkUpdateAttr {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+#[repr(C)]
+struct LinkDetachAttr {
+    link_fd: u32,
 }
 
 /// The head of `struct bpf_map_info`.
@@ -215,6 +221,14 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     };
     // SAFETY: the attribute holds no pointers and lives across the call.
     unsafe { bpf(LINK_UPDATE, &attr) }.map(drop)
+}
+
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = LinkDetachAttr {
+        link_fd: link.as_raw_fd() as u32,
+    };
+    // SAFETY: the attribute holds no pointers and lives across the call.
+    unsafe { bpf(LINK_DETACH, &attr) }.map(drop)
 }
 
 pub(crate) fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapHead> {

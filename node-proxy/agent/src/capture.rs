@@ -269,7 +269,7 @@ impl Capture {
 
     /// Takes everything of this node down: nothing stays attached or pinned.
     pub fn remove(self) -> Result<(), CaptureError> {
-        self.pins.remove_all()
+        generation::remove_all(self.pins)
     }
 
     /// Where the pins of this node are.

@@ -1,7 +1,7 @@
 //! The death of an agent at any step of its work, without an agent.
 //!
 //! Method: the work runs on a thread of its own under a seccomp filter that reports every system call by which state outlives a
-//! process: pins made and removed, links made and updated, map entries written and deleted. The first calls go on; from a chosen
+//! process: pins made and removed, links made, updated and detached, map entries written and deleted. The first calls go on; from a chosen
 //! one on all fail. For the kernel that is a process that was killed there: nothing it did after that point had an effect, and
 //! what it held is closed.
 
@@ -18,13 +18,14 @@ use std::sync::mpsc;
 use rustix::event::{PollFd, PollFlags, poll};
 
 /// Commands of bpf(2) that change what outlives the process, by name.
-const COMMANDS: [(u32, &str); 6] = [
+const COMMANDS: [(u32, &str); 7] = [
     (2, "map update"),
     (3, "map delete"),
     (6, "pin"),
     (21, "map take"),
     (28, "link create"),
     (29, "link update"),
+    (34, "link detach"),
 ];
 
 /// System calls that change the folders of the pins, by name.

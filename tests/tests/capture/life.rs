@@ -5,13 +5,14 @@ use std::os::fd::AsFd as _;
 
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use weft_agent::capture::{Capture, CaptureError, CaptureSettings, MapSizes, PodCapture};
-use weft_bpf::UpdateMode;
+use weft_bpf::{UpdateMode, object_get};
 use weft_ebpf_abi::{Capture as Entry, CaptureKey, Endpoint, PodAddressKey, PodValue};
 use weft_tests::is_root;
 use weft_types::OrigDst;
 
 use crate::rig::{
-    NEIGHBOUR_V4, PATIENCE, POD, POD_V4, Rig, accept, connect, converse, is_idle, listen, tcp, v4,
+    NEIGHBOUR_V4, PATIENCE, POD, POD_V4, POD_V6, Rig, accept, connect, converse, is_idle, listen,
+    tcp, v4,
 };
 
 #[test]
@@ -62,6 +63,25 @@ fn unenrolment_gives_plain_networking_back_and_open_connections_their_peer() {
     assert_eq!(captured.peer_addr().unwrap(), to);
     converse(&mut captured, &mut accepted);
     assert!(is_idle(&rig.outbound) && is_idle(&rig.inbound));
+}
+
+#[test]
+fn a_pod_that_is_unenrolled_is_plain_at_once_whoever_holds_its_lookup() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new();
+    let ours = [listen(&rig.pod, POD_V4, 0), listen(&rig.pod, POD_V6, 0)];
+    let generation = rig.settings.generation.to_string();
+    let pods = rig.capture().pins().join(generation).join("pods");
+    // As the kernel does until its worker comes to a link without pins.
+    let _held = object_get(&pods.join(POD.to_string()).join("lookup")).unwrap();
+    rig.capture().unenrol(POD).unwrap();
+    for ours in &ours {
+        let _client = connect(&rig.neighbour, ours.local_addr().unwrap()).unwrap();
+        accept(ours);
+    }
+    assert!(is_idle(&rig.inbound));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use weft_agent::capture::{Capture, CaptureSettings, MapSizes};
+use weft_bpf::{link_cgroup_id, object_get};
 use weft_testkit::leak::{Recorder, Report, Why};
 use weft_tests::is_root;
 use weft_types::OrigDst;
@@ -232,6 +233,31 @@ fn other_generations_take_over_without_a_gap() {
 }
 
 #[test]
+fn a_generation_that_goes_captures_nothing_more_whoever_holds_its_links() {
+    if !is_root() {
+        return;
+    }
+    let mut rig = Rig::new();
+    let links = rig.settings.generation.to_string();
+    let links = rig.capture().pins().join(links).join("links");
+    // As the kernel does until its worker comes to a link without pins.
+    let held = ["connect4", "connect6"].map(|name| object_get(&links.join(name)).unwrap());
+    let generation = rig.settings.generation + 1;
+    let settings = replace_agent(&mut rig, generation);
+    finish(&rig, &settings);
+    rig.capture = Some(Capture::open(settings).unwrap());
+    for link in &held {
+        assert_eq!(link_cgroup_id(link.as_fd()).unwrap(), 0, "still attached");
+    }
+    let theirs = listen(&rig.neighbour, NEIGHBOUR_V4, 0);
+    let to = theirs.local_addr().unwrap();
+    let _client = connect(&rig.pod, to).unwrap();
+    assert_eq!(rig.accept_outbound().1, Some(OrigDst(to)));
+    assert!(is_idle(&theirs));
+    rig.wait_empty("CAPTURES");
+}
+
+#[test]
 fn a_generation_that_dies_at_any_step_is_finished_by_the_next_start() {
     if !is_root() {
         return;
@@ -263,6 +289,7 @@ fn a_generation_that_dies_at_any_step_is_finished_by_the_next_start() {
         "pin",
         "link create",
         "map update",
+        "link detach",
         "unlink",
         "rmdir",
     ] {

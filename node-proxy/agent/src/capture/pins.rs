@@ -91,15 +91,15 @@ impl Pins {
         Ok(others)
     }
 
-    /// Removes everything of this node; the links detach with their pins.
-    pub(crate) fn remove_all(self) -> Result<(), CaptureError> {
-        for generation in self.others()?.iter().chain([&self.folder]) {
-            // Writers before readers, so that nothing is captured that nobody steers.
-            for part in ["links/connect4", "links/connect6"] {
-                unlink(&generation.join(part))?;
-            }
-            remove_tree(generation)?;
-        }
+    /// Folders of all generations of this node, this one last.
+    pub(crate) fn generations(&self) -> Result<Vec<PathBuf>, CaptureError> {
+        let mut all = self.others()?;
+        all.push(self.folder.clone());
+        Ok(all)
+    }
+
+    /// Removes the node's folders with all that is pinned in them; links detach with their pins, a moment later.
+    pub(crate) fn remove(self) -> Result<(), CaptureError> {
         remove_tree(&self.node)?;
         // The folder above goes with the last node.
         if let Some(above) = self.node.parent() {
@@ -167,7 +167,7 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn failed(path: &Path, source: io::Error) -> CaptureError {
+pub(crate) fn failed(path: &Path, source: io::Error) -> CaptureError {
     CaptureError::Pins {
         path: path.to_owned(),
         source,

@@ -16,10 +16,9 @@ use weft_ebpf_abi::{
 };
 
 use super::error::CaptureError;
-use super::generation::{drain, wait_for_running_programs};
+use super::generation::{detach, drain, wait_for_running_programs};
 use super::maps::named;
 use super::object::Steering;
-use super::pins::unlink;
 use super::{Capture, PodCapture, object};
 
 impl Capture {
@@ -101,7 +100,7 @@ impl Capture {
                 }
                 return Ok(());
             }
-            unlink(&pin)?;
+            detach(&pin)?;
         }
         let program = object::load_lookup(&self.pins, pod.pod_id, Steering::All)?;
         let link = link_create(program.as_fd(), pod.netns, AttachType::SkLookup).map_err(failed)?;
@@ -169,6 +168,7 @@ impl Capture {
 
     /// Writers before readers: no new capture, then the end of those in flight, then the rest.
     pub(crate) fn remove_pod(&self, pod_id: u32) -> Result<(), CaptureError> {
+        let is_there = self.has_namespace(pod_id);
         let cookies = self.maps.cookies_of(pod_id)?;
         self.end_captures(pod_id, &cookies)?;
         for cookie in &cookies {
@@ -177,7 +177,11 @@ impl Capture {
                 .delete(cookie)
                 .map_err(named(map_names::PODS))?;
         }
-        unlink(&self.pins.lookup(pod_id))?;
+        // Before its listeners, without which it drops what comes in: plain networking is not refused.
+        detach(&self.pins.lookup(pod_id))?;
+        if is_there {
+            wait_for_running_programs();
+        }
         for kind in ListenerKind::ALL {
             let removed = self.maps.listeners.remove(ListenerKey::new(pod_id, kind));
             removed.map_err(named(map_names::LISTENERS))?;
