@@ -27,7 +27,7 @@ use report::Tally;
 const SYSTEM_TESTS: &str = "weft-tests";
 /// Bound of one test program: kernels that run without /dev/kvm's help take most of it, all others
 /// a few minutes.
-const BINARY_LIMIT: Duration = Duration::from_mins(40);
+const BINARY_LIMIT: Duration = Duration::from_mins(55);
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
