@@ -10,7 +10,7 @@ use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 
 use weft_proto::resource::ADDRESS;
-use weft_testkit::ads::{Ads, Configuration};
+use weft_testkit::ads::Configuration;
 use weft_testkit::leak::canary_payload;
 use weft_testkit::load;
 use weft_testkit::peer::Behaviour;
@@ -25,27 +25,6 @@ const ENTRY_OF_B: &str = "Kubernetes//Pod/default/b";
 
 fn two_pods() -> Builder {
     Builder::two_nodes().pod("a", "n1").pod("b", "n2")
-}
-
-/// Puts a hand-made control plane in the controller's place, and waits until n1 listens to it.
-fn take_over(lab: &TestLab) -> Ads {
-    let streams = |lab: &TestLab| {
-        Ok::<_, anyhow::Error>(ask(lab, "/config_dump")?["controller"]["streams"].as_u64())
-    };
-    let before = streams(lab).unwrap();
-    let control = stand_in::take_over(lab);
-    // What it removes later is told on a stream that knew it, and on no other.
-    until("n1 to be synced anew", LONG, || {
-        let now = streams(lab)?;
-        let connection = ask(lab, "/config_dump")?["controller"]["connection"].clone();
-        anyhow::ensure!(
-            now > before && connection == "Synced",
-            "{now:?}, {connection}"
-        );
-        Ok(())
-    })
-    .unwrap();
-    control
 }
 
 /// Leaves pod b to its own node: to everybody else its entry has not come.
@@ -95,7 +74,7 @@ fn a_pod_dialled_before_its_entry_arrived_is_reached_over_mtls_and_never_in_clea
     }
     let lab = two_pods().up().unwrap();
     let (server, _) = lab.serve("b", Behaviour::Echo).unwrap();
-    let control = take_over(&lab);
+    let control = stand_in::take_over(&lab);
     for (to, family) in targets(&lab) {
         let to = server.at(to.ip());
         control.change(|configuration| hold_back(&lab, configuration));
@@ -139,7 +118,7 @@ fn without_pod_ranges_such_a_connection_leaves_in_plaintext_and_the_oracle_sees_
     let mut lab = two_pods().setting("podCidrs", none).up().unwrap();
     lab.breaks_on_purpose();
     let (server, to) = lab.serve("b", Behaviour::Echo).unwrap();
-    let control = take_over(&lab);
+    let control = stand_in::take_over(&lab);
     control.change(|configuration| hold_back(&lab, configuration));
     until("the entry to be unknown", LONG, || {
         anyhow::ensure!(!knows_b(&lab), "it is still there");
