@@ -16,6 +16,12 @@ use weft_testkit::peer::{Behaviour, Server};
 use weft_testkit::wait::{LONG, until};
 use weft_tests::lab::{Builder, TestLab};
 
+#[path = "common/stand_in.rs"]
+mod stand_in;
+
+#[path = "proxy/departure.rs"]
+mod departure;
+
 #[path = "proxy/policy.rs"]
 mod policy;
 

@@ -77,9 +77,12 @@ pub(crate) enum Failure {
     /// No certificate for the pod.
     #[error(transparent)]
     Identity(Box<Unready>),
-    /// No socket inside the pod.
+    /// No socket inside the pod whose record this is: in an outbound one, the client's.
     #[error(transparent)]
     NoSocket(#[from] NoSocket),
+    /// No socket inside the called pod, which is of this node: another endpoint is another pod.
+    #[error("the server on this node: {0}")]
+    NoServerSocket(NoSocket),
     /// The eBPF side did not take the client's address over.
     #[error("the client's address was not taken over by eBPF: {0}; check weft-agent")]
     ClientNotStored(&'static str),
@@ -232,6 +235,7 @@ impl Failure {
             | Self::HandshakesFull
             | Self::DeliveriesFull(_)
             | Self::NoSocket(_)
+            | Self::NoServerSocket(_)
             | Self::ClientNotStored(_)
             | Self::Local { .. }
             | Self::Connect { .. }
@@ -261,7 +265,7 @@ impl Failure {
     /// Whether nothing was sent to the destination and another endpoint may be tried.
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
-            Self::Connect { .. } => true,
+            Self::Connect { .. } | Self::NoServerSocket(_) => true,
             Self::Tunnel(PoolError::Connect(error)) => !matches!(
                 **error,
                 TunnelConnectError::Identity(_) | TunnelConnectError::NoSocket(_)
@@ -284,6 +288,7 @@ impl Failure {
                 to: *to,
                 source: source.kind().into(),
             },
+            Self::NoSocket(why) => Self::NoServerSocket(*why),
             Self::Application(kind) => Self::Application(*kind),
             Self::Peer(kind) => Self::Peer(*kind),
             Self::PodGone => Self::PodGone,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use weft_hbone::Outcome;
 use weft_telemetry::{Direction, Security};
-use weft_types::{ClientAddr, SpiffeId};
+use weft_types::{ClientAddr, PodUid, SpiffeId};
 
 use crate::admission::{Arrival, Via};
 use crate::connections::FirstEnd;
@@ -28,6 +28,7 @@ pub(crate) struct Joined {
 
 /// Who is calling.
 pub(crate) struct Caller<'a> {
+    pub(crate) pod: &'a PodUid,
     pub(crate) identity: &'a SpiffeId,
     pub(crate) client: SocketAddr,
 }
@@ -63,10 +64,18 @@ pub(crate) async fn connect(
             })
         }
         Err(failure) => {
-            let told = failure.to_caller();
+            let told = tell(&failure, caller, pod);
             inbound.end(Err(failure));
             Err(told)
         }
+    }
+}
+
+/// What the calling side learns. A pod that calls itself lacks the socket as the client, whom no other endpoint helps.
+fn tell(failure: &Failure, caller: &Caller<'_>, pod: &Pod) -> Failure {
+    match failure {
+        Failure::NoSocket(why) if *caller.pod == pod.spec.uid => Failure::NoSocket(*why),
+        other => other.to_caller(),
     }
 }
 
@@ -123,6 +132,67 @@ impl Joined {
                 inbound.end(Err(failure.seen_from_server()));
                 Err(told)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use weft_config::SnapshotBuilder;
+    use weft_node_api::Family;
+    use weft_telemetry::ResponseFlag;
+
+    use super::{Caller, tell};
+    use crate::failure::{Denial, Failure};
+    use crate::pods::{NoSocket, Pod};
+    use crate::testing::{Node, fake_pod, id};
+
+    /// What a pod's call to a pod of its node learns of a failure there.
+    fn told(client: &Pod, failure: &Failure, server: &Pod) -> Failure {
+        let caller = Caller {
+            pod: &client.spec.uid,
+            identity: &id("client"),
+            client: "127.0.0.1:40000".parse().unwrap(),
+        };
+        tell(failure, &caller, server)
+    }
+
+    #[tokio::test]
+    async fn a_server_of_this_node_that_leaves_is_replaced_by_another_endpoint() {
+        let node = Node::new(SnapshotBuilder::new().build());
+        let pods = &node.shared.pods;
+        let client = fake_pod(pods, "client", &["127.0.0.1"]);
+        let server = fake_pod(pods, "server", &["127.0.0.2"]);
+        let waiting = server.stock.take(Family::V4);
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        pods.remove(&server.spec.uid);
+        let failure = Failure::from(waiting.await.unwrap_err());
+        assert!(!failure.is_retryable(), "whose pod it is decides");
+        let elsewhere = told(&client, &failure, &server);
+        assert!(elsewhere.is_retryable(), "{elsewhere}");
+        assert_eq!(elsewhere.flag(), ResponseFlag::Connect);
+        assert!(elsewhere.to_string().contains("left"), "{elsewhere}");
+        let itself = told(&server, &failure, &server);
+        assert!(!itself.is_retryable(), "{itself}");
+        assert_eq!(itself.flag(), ResponseFlag::Connect);
+    }
+
+    #[tokio::test]
+    async fn of_what_a_server_of_this_node_says_decisions_are_final_and_what_it_lacks_is_not() {
+        let node = Node::new(SnapshotBuilder::new().build());
+        let client = fake_pod(&node.shared.pods, "client", &["127.0.0.1"]);
+        let server = fake_pod(&node.shared.pods, "server", &["127.0.0.2"]);
+        let late = NoSocket::Late(Duration::from_secs(5));
+        let lacks = told(&client, &Failure::NoSocket(late), &server);
+        assert!(lacks.is_retryable(), "{lacks}");
+        let unknown = Denial::UnknownWorkload(server.workload_uid());
+        for denial in [Denial::NotAllowed, unknown] {
+            let denied = told(&client, &Failure::Denied(Box::new(denial)), &server);
+            assert_eq!(denied.flag(), ResponseFlag::Deny, "{denied}");
+            assert!(!denied.is_retryable(), "{denied}");
         }
     }
 }

@@ -273,6 +273,7 @@ async fn reach(
                 facts.hbone_target = None;
             });
             let caller = Caller {
+                pod: &source.pod.spec.uid,
                 identity: &source.identity,
                 client: source.client,
             };
