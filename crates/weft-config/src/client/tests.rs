@@ -6,7 +6,7 @@ mod scale;
 mod server;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tonic::Status;
@@ -73,6 +73,14 @@ impl Fixture {
 impl Drop for Fixture {
     fn drop(&mut self) {
         self.shutdown.stop();
+        // The copy on disk may be written at this moment, on a thread of its own: into a folder that is being emptied.
+        let end = Instant::now() + LIMIT;
+        while std::fs::remove_dir_all(self.dir.path()).is_err()
+            && self.dir.path().exists()
+            && Instant::now() < end
+        {
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -428,7 +436,7 @@ async fn a_controller_that_is_away_from_the_start_is_tried_with_growing_pauses()
         fixture.path("token"),
         "n1".into(),
     );
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let config = ProxyConfig::start(settings, &fixture.shutdown).unwrap();
     let tries = 7;
     tokio::time::timeout(LIMIT, async {
