@@ -29,6 +29,11 @@ const SYSTEM_TESTS: &str = "weft-tests";
 /// a few minutes.
 const BINARY_LIMIT: Duration = Duration::from_mins(55);
 
+/// From a test program's end until nothing of its own can be under way any more: ten times what programs take to end.
+const GRACE: Duration = Duration::from_secs(10);
+/// Failed tests of which the words are shown; of all others the reason in a line. A log of a run may be cut.
+const SECTIONS_MAX: usize = 3;
+
 /// Arguments of the verb.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -73,13 +78,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         run: run.name(),
         filter: args.filter.as_deref(),
         limit: BINARY_LIMIT,
+        grace: GRACE,
         logs: &logs,
     };
     let count = binaries.len();
+    let mut sections = SECTIONS_MAX;
     for (index, binary) in binaries.iter().enumerate() {
         let Binary { group, name, .. } = binary;
         shell::progress(&format!("[{}/{count}] {group:?}: {name}", index + 1));
-        let result = binary.run(&terms)?;
+        let result = binary.run(&terms, &mut sections)?;
         if let Err(interrupted) = interrupt::check() {
             return Err(run.take_down(interrupted));
         }
@@ -88,6 +95,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let seconds = started.elapsed().as_secs();
     shell::progress(&format!("{count} test programs in {seconds} s"));
     tally.print();
+    if let (Some(filter), true) = (&args.filter, tally.is_empty()) {
+        bail!("no test's name contains {filter:?}");
+    }
     if tally.failed > 0 {
         let (failed, logs) = (tally.failed, logs.display());
         bail!("{failed} tests failed; all that was said is in {logs}");

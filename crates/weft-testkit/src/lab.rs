@@ -30,7 +30,7 @@ mod occupant;
 mod upgrade;
 pub mod watch;
 
-pub use down::{down, down_of_run, down_telling};
+pub use down::{down, down_of_run, down_telling, left_of_run};
 pub use instance::{Lab, Progress};
 pub use lifecycle::Options;
 pub use occupant::{Occupant, occupant};

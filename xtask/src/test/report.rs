@@ -5,8 +5,18 @@
 
 use std::path::Path;
 
+use super::transcript::{cut, cut_to};
 use super::words::Words;
 use crate::shell;
+
+/// Failures told one by one, of a program as they come and of all at the end. Somebody who has thousands looks into the logs.
+const TOLD_MAX: usize = 20;
+
+/// Why a test failed, as long as it has not said so itself.
+pub(super) const BARE: &str = "failed";
+
+/// Longest line of a failure at the end, in characters.
+const WHY_MAX: usize = 400;
 
 /// What became of tests.
 #[derive(Default)]
@@ -41,12 +51,20 @@ impl Tally {
     /// Counts a failure.
     pub(super) fn fail(&mut self, program: &str, test: &str, why: &str) {
         self.failed += 1;
-        shell::note(format_args!("    {test}: FAILED ({why})"));
+        if self.failures.len() < TOLD_MAX {
+            let told = cut(&format!("{test}: FAILED ({why})"));
+            shell::note(format_args!("    {told}"));
+        }
         self.failures.push(Failure {
             program: program.to_owned(),
             test: test.to_owned(),
             why: why.to_owned(),
         });
+    }
+
+    /// Whether nothing was run, nor skipped.
+    pub(super) fn is_empty(&self) -> bool {
+        self.passed == 0 && self.failed == 0 && self.skips.is_empty()
     }
 
     /// Why each failed test failed.
@@ -57,7 +75,11 @@ impl Tally {
 
     /// Puts what the failed tests said in the place of the bare fact.
     pub(super) fn explain(&mut self, words: &Words) {
-        for failure in &mut self.failures {
+        let bare = self
+            .failures
+            .iter_mut()
+            .filter(|failure| failure.why == BARE);
+        for failure in bare {
             if let Some(reason) = words.of(&failure.test) {
                 reason.clone_into(&mut failure.why);
             }
@@ -120,9 +142,16 @@ impl Tally {
 
     /// Prints everything, the closing line last.
     pub(super) fn print(&self) {
-        for failure in &self.failures {
+        for failure in self.failures.iter().take(TOLD_MAX) {
             let Failure { program, test, why } = failure;
-            shell::say(format_args!("failed: {program}: {test}: {why}"));
+            let why = why.replace('\n', " ");
+            shell::say(format_args!(
+                "failed: {program}: {}",
+                cut_to(&format!("{test}: {why}"), WHY_MAX)
+            ));
+        }
+        if let Some(more @ 1..) = self.failures.len().checked_sub(TOLD_MAX) {
+            shell::say(format_args!("failed: and {more} more"));
         }
         for skip in &self.skips {
             shell::say(format_args!("skipped: {skip}"));

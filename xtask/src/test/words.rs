@@ -11,19 +11,23 @@ use super::transcript::cut;
 const REASON_MAX: usize = 400;
 
 /// Lines shown of one test, its last ones: the panic, and what was said before it.
-const LINES_MAX: usize = 30;
+const LINES_MAX: usize = 15;
 
 /// What has been read so far.
 #[derive(Default)]
 pub(super) struct Words {
+    /// Tests that have failed and have not been heard yet. Nothing else begins a section, whatever a test prints.
+    expected: Vec<String>,
     sections: Vec<Section>,
     in_message: bool,
     in_backtrace: bool,
+    /// The names of all failed tests may be what comes.
+    in_names: bool,
 }
 
 /// One failed test's.
 #[derive(Default)]
-pub(super) struct Section {
+struct Section {
     test: String,
     reason: String,
     lines: VecDeque<String>,
@@ -32,26 +36,31 @@ pub(super) struct Section {
 // === impl Words ===
 
 impl Words {
+    /// A test that has failed.
+    pub(super) fn expect(&mut self, test: &str) {
+        self.expected.push(test.to_owned());
+    }
+
     /// Takes in the next line.
     pub(super) fn read(&mut self, line: &str) {
-        if let Some(test) = header(line) {
+        if let Some(test) = self.header(line) {
             self.sections.push(Section {
-                test: test.to_owned(),
+                test,
                 ..Section::default()
             });
             (self.in_message, self.in_backtrace) = (false, false);
             return;
         }
-        // Names of the failed tests once more, and the result.
-        if line == "failures:" {
-            self.sections.push(Section::default());
+        if self.is_of_names(line) {
+            return;
         }
         let Some(section) = self.sections.last_mut() else {
             return;
         };
         if line == "stack backtrace:" {
             (self.in_message, self.in_backtrace) = (false, true);
-        } else if line.starts_with("note: ") {
+        } else if line.starts_with("note: run with `RUST") || line.starts_with("note: Some details")
+        {
             (self.in_message, self.in_backtrace) = (false, false);
             return;
         } else if line.starts_with("thread '") && line.contains(" panicked at ") {
@@ -77,13 +86,32 @@ impl Words {
 
     /// Each failed test, and the end of what it printed.
     pub(super) fn shown(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = &str>)> {
-        self.sections
-            .iter()
-            .filter(|section| !section.test.is_empty())
-            .map(|section| {
-                let lines = section.lines.iter().map(String::as_str);
-                (section.test.as_str(), lines)
-            })
+        self.sections.iter().map(|section| {
+            let lines = section.lines.iter().map(String::as_str);
+            (section.test.as_str(), lines)
+        })
+    }
+
+    /// `---- NAME stdout ----`
+    fn header(&mut self, line: &str) -> Option<String> {
+        let name = line.strip_prefix("---- ")?.strip_suffix(" stdout ----")?;
+        let name = name.strip_suffix(" - should panic").unwrap_or(name);
+        let place = self.expected.iter().position(|test| test == name)?;
+        Some(self.expected.swap_remove(place))
+    }
+
+    /// Below all sections stand the names once more, and the result.
+    fn is_of_names(&mut self, line: &str) -> bool {
+        let is_name = || {
+            let name = line.strip_prefix("    ").unwrap_or_default();
+            let known = |section: &Section| {
+                name.strip_suffix(" - should panic").unwrap_or(name) == section.test
+            };
+            self.sections.iter().any(known)
+        };
+        self.in_names = line == "failures:"
+            || self.in_names && (line.is_empty() || is_name() || line.starts_with("test result: "));
+        self.in_names
     }
 }
 
@@ -112,21 +140,19 @@ impl Section {
     }
 }
 
-/// `---- NAME stdout ----`
-fn header(line: &str) -> Option<&str> {
-    line.strip_prefix("---- ")?.strip_suffix(" stdout ----")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const OUTPUT: &str = "failures:\n\n---- a::b stdout ----\nchatter\n\nthread 'a::b' (7) panicked at src/a.rs:3:5:\nassertion \
                           failed\n  left: 1\n right: 2\nstack backtrace:\n   0: rust_begin_unwind\nnote: Some details are \
-                          omitted\nlast words\n\n---- c stdout ----\nError: \"no such thing\"\n\n\nfailures:\n    a::b\n    c\n";
+                          omitted\nfailures:\n---- c of it stdout ----\nlast words\n\n---- c stdout ----\nError: \"no such thing\"\n\n\nfailures:\n    a::b\n    c\n";
 
     fn read(text: &str) -> Words {
         let mut words = Words::default();
+        for test in ["a", "a::b", "c"] {
+            words.expect(test);
+        }
         text.lines().for_each(|line| words.read(line));
         words
     }
@@ -159,6 +185,7 @@ mod tests {
                         "assertion failed",
                         "  left: 1",
                         " right: 2",
+                        "---- c of it stdout ----",
                         "last words"
                     ]
                 ),

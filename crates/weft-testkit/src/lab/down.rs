@@ -95,14 +95,28 @@ fn take_down(name: &str, place: &Place) -> Result<bool> {
 pub fn down_of_run(run: &str) -> Result<()> {
     // First programs outside labs: a command that makes a lab undoes it by itself.
     end_all(&of_run(run))?;
-    let of_run = |name: &String| {
+    for lab in labs_of_run(run) {
+        down(&lab)?;
+    }
+    Ok(())
+}
+
+/// What of a run of the tests is there: programs outside labs, by name and pid, and labs.
+pub fn left_of_run(run: &str) -> Vec<String> {
+    let programs = of_run(run).into_iter().map(|program| {
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", program.pid));
+        format!("{} ({})", name.unwrap_or_default().trim(), program.pid)
+    });
+    let labs = labs_of_run(run).into_iter().map(|lab| format!("lab {lab}"));
+    programs.chain(labs).collect()
+}
+
+fn labs_of_run(run: &str) -> Vec<String> {
+    let is_it = |name: &String| {
         let record = Place::of(name).record();
         record.is_ok_and(|record| record.test_run.as_deref() == Some(run))
     };
-    for lab in Place::all().iter().filter(|name| of_run(name)) {
-        down(lab)?;
-    }
-    Ok(())
+    Place::all().into_iter().filter(is_it).collect()
 }
 
 /// Namespaces and eBPF need root.
