@@ -262,11 +262,13 @@ fn sockets_tokens_and_pins_are_closed_to_other_users() {
     }
     let lab = lab();
     let place = lab.lab().place();
-    let reachable = |test: &str, uid: u32| {
+    let reachable_of = |kinds: &[&str], test: &str, uid: u32| {
         use std::os::unix::process::CommandExt as _;
         let output = Command::new("find")
             .arg(place.root())
-            .args(["(", "-type", "f", "-o", "-type", "s", ")", test])
+            .arg("(")
+            .args(kinds)
+            .args([")", test])
             .uid(uid)
             .gid(uid)
             .output()
@@ -274,7 +276,12 @@ fn sockets_tokens_and_pins_are_closed_to_other_users() {
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().map(str::to_owned).collect::<BTreeSet<_>>()
     };
+    let reachable = |test, uid| reachable_of(&["-type", "f", "-o", "-type", "s"], test, uid);
     assert_eq!(reachable("-writable", 65534), BTreeSet::new());
+    // Nobody else makes a file beside those of the mesh, the pins' file system included.
+    let folders = |test, uid| reachable_of(&["-type", "d"], test, uid);
+    assert_eq!(folders("-writable", 65534), BTreeSet::new());
+    assert!(!folders("-readable", 65534).is_empty(), "it sees none");
     // What anybody may read: configuration and the controller's copy of it, logs, certificates, and the notes of lab and node
     // on processes and settings.
     let configuration = [place.source(), place.controller().join("last-good")];

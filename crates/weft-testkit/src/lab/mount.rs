@@ -8,10 +8,10 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-/// Mounts a BPF file system of its own on a folder.
+/// Mounts a BPF file system of its own on a folder, for root alone as `weft-node` does: by default anybody may make folders in it.
 pub(crate) fn mount_bpffs(folder: &Path) -> Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("bpf", folder, "bpf", flags, None)
+    mount("bpf", folder, "bpf", flags, Some(c"mode=0700"))
         .with_context(|| format!("cannot mount a BPF file system on {}", folder.display()))
 }
 
