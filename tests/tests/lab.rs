@@ -27,6 +27,8 @@ mod life;
 mod upgrade;
 #[path = "lab/watch.rs"]
 mod watch;
+#[path = "lab/words.rs"]
+mod words;
 
 /// A lab on the command line, taken down when dropped.
 struct CommandLine {

@@ -65,6 +65,8 @@ struct Name {
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    // Looking needs it as well: to others a program whose environment they may not read looks as if it had ended.
+    shell::require_root("lab")?;
     match &args.verb {
         Verb::Up { file, name } => up(file, &name.name),
         Verb::Status { name } => {
@@ -76,7 +78,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             print(&document)
         }
         Verb::Upgrade { name, node } => {
-            shell::require_root("lab")?;
             interrupt::watch(interrupt::Words {
                 now: "ending the upgrade; a hand-over that is under way is finished first"
                     .to_owned(),
@@ -91,7 +92,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             print(&report::describe(&lab))
         }
         Verb::Down { name } => {
-            shell::require_root("lab")?;
             interrupt::watch(interrupt::Words {
                 now: format!("lab {} is being taken down already", name.name),
                 by_hand: format!(
@@ -106,7 +106,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn up(path: &Path, name: &str) -> Result<()> {
-    shell::require_root("lab")?;
     // What is wrong with the file is told before anything is built.
     let file = LabFile::read(path)?;
     let path = path

@@ -183,7 +183,9 @@ pub(crate) fn require_root(verb: &str) -> Result<()> {
     if rustix_is_root() {
         return Ok(());
     }
-    bail!("`cargo xtask {verb}` makes network namespaces and loads eBPF: run it as root")
+    bail!(
+        "`cargo xtask {verb}` works with network namespaces, eBPF and programs of root: run it as root"
+    )
 }
 
 fn rustix_is_root() -> bool {

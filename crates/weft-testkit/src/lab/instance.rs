@@ -3,7 +3,7 @@
 //! In: the lab's name. Out: [`Lab`], on which the other modules work. Not here: changing it
 //! (`lifecycle`, `upgrade`).
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::lab::place::{Place, Record};
 use crate::lab::plan::{PlannedPod, check_lab_name};
@@ -27,6 +27,9 @@ impl Lab {
     pub fn open(name: &str, progress: Progress) -> Result<Self> {
         check_lab_name(name)?;
         let place = Place::of(name);
+        if !place.root().exists() {
+            bail!("there is no lab named {name}; {}", those_that_are());
+        }
         let record = place.record()?;
         Ok(Self {
             place,
@@ -95,5 +98,13 @@ impl Lab {
 
     pub(crate) fn say(&self, text: &str) {
         (self.progress)(text);
+    }
+}
+
+fn those_that_are() -> String {
+    let names = Place::all();
+    match names.as_slice() {
+        [] => "none is up".to_owned(),
+        _ => format!("labs that are: {}", names.join(", ")),
     }
 }
