@@ -11,6 +11,7 @@ pub mod place;
 pub mod program;
 
 mod mount;
+mod original;
 mod programs;
 mod settings;
 pub mod source;

@@ -1,4 +1,4 @@
-//! What the lab says: to whom it says nothing, and which labs there are.
+//! What the lab says: to whom it says nothing, which labs there are, and why one did not come up.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -57,4 +57,51 @@ fn who_asks_for_a_lab_that_is_not_there_is_told_which_are() {
     for name in [&lab.name, &other.name] {
         assert!(told.contains(name.as_str()), "{told}");
     }
+}
+
+#[test]
+fn the_reason_why_a_lab_does_not_come_up_is_its_last_line() {
+    if !has_xtask() {
+        return;
+    }
+    let lab = CommandLine::new("last");
+    let file = "nodes: [{name: n1}]\npods: [{name: a, node: n1, run: [/nosuchprogram]}]\n";
+    let told = lab.up(file).unwrap_err();
+    assert!(told.contains("controller.log"), "no logs: {told}");
+    let last = told.trim_end().lines().last().unwrap();
+    for word in [lab.name.as_str(), "default/a", "/nosuchprogram"] {
+        assert!(last.contains(word), "{told}");
+    }
+    lab.assert_nothing_left();
+}
+
+#[test]
+fn what_is_wrong_with_the_users_files_is_told_of_them_and_not_of_their_copies() {
+    if !has_xtask() {
+        return;
+    }
+    let lab = CommandLine::new("copy");
+    let path = lab.write("lab.yaml", FILE).display().to_string();
+    let told = lab.up(&(FILE.to_owned() + "settings: {colour: red}\n"));
+    let told = told.unwrap_err();
+    let last = told.trim_end().lines().last().unwrap();
+    for word in ["`settings` of", &path, "colour"] {
+        assert!(last.contains(word), "{word:?} is not in {told}");
+    }
+    assert!(!told.contains("/source/"), "{told}");
+    lab.assert_nothing_left();
+
+    // One that does not keep the lab from coming up shows in the document.
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {colour: red}\n";
+    let service = lab.write("svc.yaml", service).display().to_string();
+    let document = lab
+        .up(&(FILE.to_owned() + "resources: [svc.yaml]\n"))
+        .unwrap();
+    let problems = document["source"]["problems"].as_array().unwrap();
+    let files: Vec<&str> = problems
+        .iter()
+        .map(|problem| problem["file"].as_str().unwrap())
+        .collect();
+    assert_eq!(files, [service.as_str()], "{problems:?}");
+    assert_eq!(lab.status()["source"], document["source"]);
 }

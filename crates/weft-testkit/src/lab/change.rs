@@ -260,7 +260,8 @@ impl Lab {
         self.remember()
     }
 
-    pub(crate) fn change_source(&self, wanted: &Wanted) -> Result<()> {
+    pub(crate) fn change_source(&mut self, wanted: &Wanted) -> Result<()> {
+        self.record.originals = wanted.resources.originals();
         source::write(
             &self.place.source(),
             &wanted.plan,

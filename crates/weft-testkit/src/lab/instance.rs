@@ -74,7 +74,7 @@ impl Lab {
             .with_context(|| format!("the lab has no pod {key}"))
     }
 
-    /// The last lines of every log of the lab's programs, under their names.
+    /// The last lines of every log of the lab's programs, under their names in the lab's folder: it may be gone when this is read.
     pub fn log_tails(&self, lines: usize) -> Vec<String> {
         let mut folders = vec![self.place.logs()];
         let nodes = self.record.plan.nodes.iter();
@@ -84,7 +84,9 @@ impl Lab {
             for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
                 let text = tail(&entry.path(), lines);
                 if !text.is_empty() {
-                    found.push(format!("end of {}:", entry.path().display()));
+                    let path = entry.path();
+                    let name = path.strip_prefix(self.place.root()).unwrap_or(&path);
+                    found.push(format!("end of {}:", name.display()));
                     found.push(text);
                 }
             }

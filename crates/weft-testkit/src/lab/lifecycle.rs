@@ -86,14 +86,21 @@ impl Lab {
     fn undo(&self, error: Error) -> Error {
         let name = self.place.name();
         self.say("undoing what was made");
-        let hints = self.log_tails(5).join("\n");
+        let said = self.with_originals(&format!("{error:#}"));
+        let logs = self.log_tails(5);
         if let Err(undo) = down(name) {
             return error.context(format!("and the lab could not be undone: {undo:#}"));
         }
         if error.is::<Interrupted>() {
             return error.context(format!("lab {name} was taken down again"));
         }
-        anyhow!("lab {name} did not come up: {error:#}\n{hints}")
+        let reason = format!("lab {name} did not come up: {said}");
+        if logs.is_empty() {
+            return anyhow!(reason);
+        }
+        // The reason comes last, where it is read: what the programs said may have nothing to do with it.
+        let logs = self.with_originals(&logs.join("\n"));
+        anyhow!("lab {name} did not come up; what its programs said last:\n{logs}\n{reason}")
     }
 
     /// Changes the lab to what the file says now. An error leaves the part that was not reached

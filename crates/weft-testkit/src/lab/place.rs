@@ -60,6 +60,9 @@ pub struct Record {
     pub adopted_settings: BTreeMap<String, Noted>,
     /// The process that watches the file.
     pub watcher: Option<Running>,
+    /// The files in the source folder that are copies, and the files of the user that they were copied from.
+    #[serde(default)]
+    pub(crate) originals: BTreeMap<String, PathBuf>,
     /// Why the last edit was not applied.
     pub edit_error: Option<String>,
     /// Hash of the file and its resources as the watcher last dealt with them, whether it applied or refused them.

@@ -66,6 +66,7 @@ pub fn status(lab: &Lab) -> Value {
             document["policies"] = controller["policies"].clone();
             document["findings"] = controller["findings"].clone();
             document["source"] = controller["source"].clone();
+            lab.name_originals(&mut document["source"]["problems"]);
         }
         Err(error) => document["controllerError"] = json!(format!("{error:#}")),
     }

@@ -19,6 +19,8 @@ use crate::netns::Netns;
 const MODE_LABEL: &str = "weft.dev/dataplane-mode";
 /// Annotation with the path of a pod's network namespace.
 const NETNS_ANNOTATION: &str = "weft.dev/netns";
+/// The file with the settings.
+pub(crate) const SETTINGS_FILE: &str = "lab-0-settings.yaml";
 /// Namespace and name of the ConfigMap with the mesh settings.
 const SETTINGS_NAME: (&str, &str) = ("weft-system", "weft");
 
@@ -77,6 +79,12 @@ impl Resources {
             })
     }
 
+    /// The names of the copies in the source folder, with the files.
+    pub(crate) fn originals(&self) -> BTreeMap<String, PathBuf> {
+        let paths = self.files.iter().map(|(path, _)| path.clone());
+        self.named().map(|(name, _)| name).zip(paths).collect()
+    }
+
     /// The files under the names that they have in the source folder.
     fn named(&self) -> impl Iterator<Item = (String, &String)> {
         self.files.iter().enumerate().map(|(index, (path, text))| {
@@ -132,10 +140,7 @@ pub fn write(
     resources: &Resources,
 ) -> Result<()> {
     let mut files = BTreeMap::new();
-    files.insert(
-        "lab-0-settings.yaml".to_owned(),
-        settings_yaml(settings, plan)?,
-    );
+    files.insert(SETTINGS_FILE.to_owned(), settings_yaml(settings, plan)?);
     files.insert(
         "lab-1-namespaces.yaml".to_owned(),
         namespaces_yaml(plan, resources)?,
