@@ -22,6 +22,9 @@ mod stand_in;
 #[path = "proxy/departure.rs"]
 mod departure;
 
+#[path = "proxy/jam.rs"]
+mod jam;
+
 #[path = "proxy/policy.rs"]
 mod policy;
 

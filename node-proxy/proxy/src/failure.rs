@@ -15,7 +15,7 @@ use weft_identity::{TlsError, Unready};
 use weft_telemetry::ResponseFlag;
 use weft_types::{PolicyName, ServiceName, SpiffeId, WorkloadUid};
 
-use crate::pods::NoSocket;
+use crate::pods::{NoSocket, NoTurn};
 
 /// Why a connection ended otherwise than by both sides closing it.
 #[derive(Debug, Error)]
@@ -28,8 +28,8 @@ pub(crate) enum Failure {
     #[error("too many connections to one pod, or from one address, are still in their handshake")]
     HandshakesFull,
     /// The application does not accept.
-    #[error("too many connections to one pod still waited for its applications to accept after {} s", .0.as_secs())]
-    DeliveriesFull(Duration),
+    #[error(transparent)]
+    DeliveriesFull(#[from] NoTurn),
 
     // Configuration says no, or nothing.
     /// The source pod is not in the configuration.

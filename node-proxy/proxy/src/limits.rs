@@ -13,7 +13,13 @@ pub(crate) static HANDSHAKES: Limit = Limit::new(
 /// Deliveries of one pod in handshake.
 pub(crate) static DELIVERIES: Limit = Limit::new(
     "deliveries",
-    "too many connections to applications of one pod wait for the application to accept, others wait behind them; check why it does not accept",
+    "too many connections to several ports of one pod wait for the applications to accept, others to this pod wait behind them; check why they do not accept",
+);
+
+/// Those of them to one port.
+pub(crate) static PORT_DELIVERIES: Limit = Limit::new(
+    "port_deliveries",
+    "too many connections to one port of a pod wait for the application to accept, others to this port wait behind them; the records of those that fail name pod and port, check why it does not accept",
 );
 
 /// Sockets inside a pod.
@@ -30,6 +36,12 @@ pub(crate) static DESCRIPTORS: Limit = Limit::new(
 
 /// All that are counted in this process, by name.
 pub(crate) fn counts() -> Vec<(&'static str, u64)> {
-    let own = limit_counts(&[&HANDSHAKES, &DELIVERIES, &SOCKETS, &DESCRIPTORS]);
+    let own = limit_counts(&[
+        &HANDSHAKES,
+        &DELIVERIES,
+        &PORT_DELIVERIES,
+        &SOCKETS,
+        &DESCRIPTORS,
+    ]);
     [own, limit_counts(&weft_hbone::COUNTED)].concat()
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use weft_config::Snapshot;
 use weft_identity::{Identities, Lease};
 use weft_node_api::{Family, Listeners, PodFacts, PodSpec};
@@ -20,13 +20,11 @@ use weft_types::{PodUid, SpiffeId, TunnelProtocol, Workload, WorkloadUid};
 
 use crate::handshakes::Handshakes;
 
+pub(crate) use deliveries::{Deliveries, NoTurn};
 pub(crate) use stock::{NoSocket, Order, Stock};
 
+mod deliveries;
 mod stock;
-
-/// Deliveries of one pod that may be in handshake at once, a fraction of the kernel's map for them: an application that does not
-/// accept must not take the room of others. A handshake over loopback takes microseconds.
-const DELIVERIES_MAX: usize = weft_ebpf_abi::POD_CLIENTS_MAX as usize;
 
 /// One pod.
 pub(crate) struct Pod {
@@ -40,7 +38,7 @@ pub(crate) struct Pod {
     /// Limits peers that have not shown a certificate.
     pub(crate) handshakes: Arc<Handshakes>,
     /// Limits connections that its applications have not accepted.
-    pub(crate) deliveries: Arc<Semaphore>,
+    pub(crate) deliveries: Arc<Deliveries>,
     /// Drains: accept no more. Stops: its connections end as well.
     pub(crate) life: Shutdown,
     /// Configuration has had it in the mesh since it is served here.
@@ -257,10 +255,9 @@ impl Pods {
             handshakes: former
                 .as_ref()
                 .map_or_else(Arc::default, |former| Arc::clone(&former.handshakes)),
-            deliveries: former.as_ref().map_or_else(
-                || Arc::new(Semaphore::new(DELIVERIES_MAX)),
-                |former| Arc::clone(&former.deliveries),
-            ),
+            deliveries: former
+                .as_ref()
+                .map_or_else(Arc::default, |former| Arc::clone(&former.deliveries)),
             life: former
                 .as_ref()
                 .map_or_else(|| flows.child(), |former| former.life.clone()),

@@ -7,20 +7,18 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use weft_bpf::{ClientState, SocketStorage};
 use weft_runtime::Backoff;
 use weft_types::ClientAddr;
 
 use crate::failure::Failure;
-use crate::limits;
 use crate::pods::Pod;
 use crate::shared::Shared;
 use crate::socket::{self, Undecided};
 use crate::tunnel::family_of;
 
-/// How long a delivery waits for others of its pod; a connect may take as long.
+/// How long a delivery waits for others of its port and pod; a connect may take as long.
 const TURN_WAIT: Duration = Duration::from_secs(10);
 /// How long the hooks may not know a pod that this proxy serves already. Proxy and agent are told at once that its sockets are
 /// ready; the agent's next step makes it known, within a millisecond on a node with a processor to spare.
@@ -44,7 +42,7 @@ pub(crate) async fn deliver(
     let storage = shared.storage().ok_or(Failure::ClientNotStored(
         "the agent has not given its map yet",
     ))?;
-    let _turn = turn(&pod.deliveries, TURN_WAIT).await?;
+    let _turn = pod.deliveries.turn(to.port(), TURN_WAIT).await?;
     let mut waits = Backoff::random(UNKNOWN_WAIT_MIN, UNKNOWN_WAIT_MAX);
     let end = Instant::now() + UNKNOWN_MAX;
     loop {
@@ -84,40 +82,5 @@ async fn try_deliver(
             what: "read back the client's address",
             source: std::io::Error::other(error),
         }),
-    }
-}
-
-/// One of the pod's places among deliveries in handshake, given back when dropped. Cancel safe.
-async fn turn(deliveries: &Semaphore, wait: Duration) -> Result<SemaphorePermit<'_>, Failure> {
-    if let Ok(permit) = deliveries.try_acquire() {
-        return Ok(permit);
-    }
-    limits::DELIVERIES.reached();
-    match tokio::time::timeout(wait, deliveries.acquire()).await {
-        Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
-        Err(_) => Err(Failure::DeliveriesFull(wait)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::sync::Semaphore;
-
-    use super::{TURN_WAIT, turn};
-    use crate::failure::Failure;
-
-    #[tokio::test]
-    async fn a_delivery_waits_for_its_turn_and_not_for_ever() {
-        let deliveries = Semaphore::new(1);
-        let first = turn(&deliveries, TURN_WAIT).await.unwrap();
-        let second = turn(&deliveries, TURN_WAIT);
-        tokio::pin!(second);
-        assert!(futures_util::poll!(&mut second).is_pending());
-        drop(first);
-        let _second = second.await.unwrap();
-        let third = turn(&deliveries, Duration::ZERO).await;
-        assert!(matches!(third, Err(Failure::DeliveriesFull(_))));
     }
 }
