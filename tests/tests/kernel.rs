@@ -22,8 +22,8 @@ use weft_tests::{has_program, skip};
 /// Ten times what the tests take in a guest with two processors.
 const PATIENCE: Duration = Duration::from_mins(15);
 
-/// Five times what they take emulated, where every other load on the machine counts double: 15 minutes have been too few at a load
-/// of ten. Two guests end within the bound that `cargo xtask test` sets to a test program.
+/// Four times what the slower guest takes emulated, where every other load on the machine counts double: 15 minutes have been too
+/// few at a load of ten. Two guests end within the bound that `cargo xtask test` sets to a test program.
 const EMULATED_PATIENCE: Duration = Duration::from_mins(25);
 
 /// Ten times what a kernel takes to its first process under a KVM that works.

@@ -69,7 +69,7 @@ impl Drop for Heartbeat {
     fn drop(&mut self) {
         if let Some((stop, teller)) = self.0.take() {
             drop(stop);
-            // It ends within its second; a panic of it has been printed.
+            // It ends at once; a panic of it has been printed.
             let _ = teller.join();
         }
     }

@@ -65,8 +65,8 @@ impl Binary {
     /// Runs it to its end, or to the limit. `sections`: of how many more failed tests the words are shown.
     pub(super) fn run(&self, terms: &Terms<'_>, sections: &mut usize) -> Result<Tally> {
         let started = Instant::now();
-        let notes = Notes::begin();
         let transcript = Transcript::begin(terms.logs, &self.name)?;
+        let notes = Notes::begin(terms.logs);
         let mut child = self.start(terms, &notes, &transcript)?;
         let _ends = interrupt::end_with_us(&child);
         let lines = transcript.read(child.stdout.take().expect("stdout is piped"))?;
@@ -79,7 +79,7 @@ impl Binary {
         if by_itself {
             reader.judge(status);
         }
-        if let Some(left) = left_behind(terms)? {
+        if let Some(left) = left_behind(terms) {
             reader.fail(&left);
         }
         let mut tally = reader.end(sections);
@@ -116,9 +116,10 @@ impl Binary {
 // === impl Notes ===
 
 impl Notes {
-    /// Without what an earlier program noted.
-    fn begin() -> Self {
-        let path = |what| std::env::temp_dir().join(format!("weft-{what}-{}", std::process::id()));
+    /// Without what an earlier program noted. `folder` is that of the transcripts.
+    fn begin(folder: &Path) -> Self {
+        // Two runs on one checkout must not take each other's.
+        let path = |what| folder.join(format!("{what}-{}", std::process::id()));
         let (skips, judged) = (path("skips"), path("judged"));
         for file in [&skips, &judged] {
             let _ = std::fs::remove_file(file);
@@ -176,7 +177,7 @@ fn follow(
 }
 
 /// What a program of this run has left, which is ended and taken down. What is about to end is waited for.
-fn left_behind(terms: &Terms<'_>) -> Result<Option<String>> {
+fn left_behind(terms: &Terms<'_>) -> Option<String> {
     let run = terms.run;
     let end = Instant::now() + terms.grace;
     while !left_of_run(run).is_empty() && Instant::now() < end {
@@ -184,11 +185,14 @@ fn left_behind(terms: &Terms<'_>) -> Result<Option<String>> {
     }
     let left = left_of_run(run);
     if left.is_empty() {
-        return Ok(None);
+        return None;
     }
-    let down = down_of_run(run);
-    down.context("what a test program left behind cannot be taken down")?;
-    Ok(Some(format!("{LEFT_BEHIND}: {}", left.join(", "))))
+    let left = format!("{LEFT_BEHIND}: {}", left.join(", "));
+    // The other programs run all the same: what they have to say must not be lost to this.
+    match down_of_run(run) {
+        Ok(()) => Some(left),
+        Err(undo) => Some(format!("{left}; and it cannot be taken down: {undo:#}")),
+    }
 }
 
 #[cfg(test)]
@@ -238,6 +242,15 @@ mod tests {
                 "{why:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_test_that_notes_a_skip_and_fails_is_a_failure_alone() {
+        let script = "printf 'a\\twhy\\n' > $WEFT_TEST_SKIPS\necho 'test a ... FAILED'\necho 'test b ... ok'\n\
+                      echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured'\nexit 101\n";
+        let (tally, _folder) = run(script, Duration::from_mins(1));
+        assert_eq!((tally.passed, tally.failed), (1, 1));
+        assert_eq!(tally.reasons().collect::<Vec<_>>(), ["failed"]);
     }
 
     #[test]
